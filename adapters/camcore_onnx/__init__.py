@@ -1,0 +1,25 @@
+"""ONNX graphs and ONNX Runtime for camcore."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from camcore_onnx._adapter import adapter
+
+if TYPE_CHECKING:
+    from camcore_onnx.backend import OnnxBackend
+    from camcore_onnx.export import export
+    from camcore_onnx.surgery import expose_features
+
+__all__ = ["OnnxBackend", "adapter", "export", "expose_features"]
+
+_HOMES = {"OnnxBackend": "backend", "export": "export", "expose_features": "surgery"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import onnx and onnxruntime only when something here is used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

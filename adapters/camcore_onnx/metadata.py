@@ -1,0 +1,94 @@
+"""What travels inside a model: labels, preprocessing and how its CAM is made; read back as untrusted data."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from camcore.errors import InputError
+from camcore.labels import read_labels
+from camcore.preprocess import Preprocess
+
+__all__ = ["Card", "read_card", "write_card"]
+
+PREFIX = "camcore."
+_LIMIT = 8 << 20
+
+
+@dataclass(frozen=True)
+class Card:
+    """``layer`` and ``head`` are for readers; the graph itself is what is believed."""
+
+    labels: tuple[str, ...] | None = None
+    preprocess: Preprocess | None = None
+    layer: str | None = None
+    head: str | None = None
+    version: str | None = None
+
+
+def write_card(card: Card) -> dict[str, str]:
+    """The card as metadata of an ONNX model: JSON texts under ``camcore.*`` keys."""
+    fields: dict[str, Any] = {
+        "version": card.version,
+        "layer": card.layer,
+        "head": card.head,
+        "labels": None if card.labels is None else list(card.labels),
+        "preprocess": None if card.preprocess is None else card.preprocess.to_json(),
+    }
+    return {PREFIX + k: json.dumps(v, ensure_ascii=False) for k, v in fields.items() if v is not None}
+
+
+def read_card(metadata: Mapping[str, str]) -> tuple[Card, list[str]]:
+    """The card in a model's metadata, and complaints about what in it could not be read.
+
+    ``names`` as Ultralytics writes it is understood too.
+    """
+    complaints: list[str] = []
+    found = {name: _parse(metadata, PREFIX + name, complaints) for name in ("version", "layer", "head", "labels", "preprocess")}
+    labels = found["labels"] if found["labels"] is not None else _foreign_names(metadata)
+    return (
+        Card(
+            labels=_try(read_labels, labels, complaints) if isinstance(labels, (list, dict)) else None,
+            preprocess=_try(Preprocess.from_json, found["preprocess"], complaints),
+            **{k: found[k] if isinstance(found[k], str) else None for k in ("layer", "head", "version")},
+        ),
+        complaints,
+    )
+
+
+def _parse(metadata: Mapping[str, str], key: str, complaints: list[str]) -> Any:
+    text = metadata.get(key)
+    if text is None:
+        return None
+    if len(text) > _LIMIT:
+        complaints.append(f"metadata {key!r} is larger than {_LIMIT >> 20} MiB and was ignored")
+        return None
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        complaints.append(f"metadata {key!r} is no JSON and was ignored")
+        return None
+
+
+def _try(read: Any, data: Any, complaints: list[str]) -> Any:
+    if data is None:
+        return None
+    try:
+        return read(data)
+    except InputError as error:
+        complaints.append(str(error))
+        return None
+
+
+def _foreign_names(metadata: Mapping[str, str]) -> Any:
+    """``{0: 'cat', 1: 'dog'}``, the form of a Python dict."""
+    text = metadata.get("names", "")
+    if not text.startswith(("{", "[")) or len(text) > _LIMIT:
+        return None
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None

@@ -1,0 +1,72 @@
+"""Edits of a graph. Each takes a model and gives a new one; the original is not changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx_ir as ir
+
+from camcore.errors import InputError
+from camcore_onnx.layers import find_layer
+from camcore_onnx.load import Loaded, load
+
+__all__ = ["add_outputs", "expose_features"]
+
+
+def expose_features(model: Any, layers: str | Sequence[str], *, names: Sequence[str] | None = None) -> Any:
+    """Add the tensors of some layers as outputs, behind the existing ones.
+
+    Parameters
+    ----------
+    model : path, bytes, onnx.ModelProto or onnx_ir.Model
+        Not changed.
+    layers : str or sequence of str
+        Tensor names, node names or PyTorch module paths.
+    names : sequence of str, optional
+        What the new outputs are called; the tensors' own names where absent.
+
+    Returns
+    -------
+    onnx.ModelProto
+        Weights in external files stay there.
+
+    Raises
+    ------
+    InputError
+        For an unknown layer or a name that is taken.
+    """
+    loaded = load(model)
+    wanted = [layers] if isinstance(layers, str) else list(layers)
+    values = {find_layer(loaded.model.graph, layer): layer for layer in wanted}
+    titles = [v.name or "" for v in values] if names is None else list(names)
+    if len(titles) != len(values):
+        raise InputError(f"{len(titles)} names for {len(values)} layers; give one a layer")
+    return ir.to_proto(add_outputs(loaded, dict(zip(titles, values, strict=True))))
+
+
+def add_outputs(loaded: Loaded, outputs: Mapping[str, ir.Value]) -> ir.Model:
+    """A copy of the model that also returns ``outputs`` (name -> value of the original), after its own outputs.
+
+    A value that is asked for under its own name becomes an output as it is; under another name through an Identity,
+    which also keeps runtimes from losing a tensor that is both an output and read inside.
+    """
+    copy = loaded.model.clone()
+    by_name = {v.name: v for node in copy.graph for v in node.outputs if v.name}
+    taken = set(by_name) | {v.name for v in copy.graph.inputs} | set(copy.graph.initializers)
+    for name, original in outputs.items():
+        value = by_name[original.name]
+        if value.name == name:
+            if not value.is_graph_output():
+                copy.graph.outputs.append(value)
+            continue
+        if name in taken:
+            raise InputError(f"the model already has a tensor called {name!r}; choose another name")
+        copy.graph.outputs.append(_identity(copy.graph, value, name))
+    return copy
+
+
+def _identity(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
+    output = ir.Value(name=name, shape=value.shape, type=value.type)
+    graph.append(ir.Node("", "Identity", [value], outputs=[output], name=f"camcore/{name}"))
+    return output

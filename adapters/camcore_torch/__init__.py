@@ -1,0 +1,24 @@
+"""PyTorch modules for camcore."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from camcore_torch._adapter import adapter
+
+if TYPE_CHECKING:
+    from camcore_torch.backend import TorchBackend
+    from camcore_torch.export import export
+
+__all__ = ["TorchBackend", "adapter", "export"]
+
+_HOMES = {"TorchBackend": "backend", "export": "export"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch only when something here is used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,200 @@
+"""Watch what a network does: every tensor operation of a forward pass, or those from a certain point on.
+
+Nothing is hooked into the model for good. The operations are seen below the module level, so it does not matter
+whether a network is written with modules, functions or tensor methods.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as nn_module
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+__all__ = ["Call", "Event", "Place", "Recorder", "recording_from", "scores_of", "watching_modules"]
+
+_hooking = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One operation. ``sources`` and ``results`` are the numbers of the tensors that go in and come out."""
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    sources: tuple[int, ...]
+    results: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """``addmm``, ``mean``: the name of the operation without overload and in-place mark."""
+        packet: str = self.func.overloadpacket.__name__
+        return packet[:-1] if packet.endswith("_") and not packet.startswith("_") else packet
+
+
+class Recorder(TorchDispatchMode):
+    """Records operations and gives every value a number; an in-place operation makes a new value.
+
+    Attributes
+    ----------
+    calls : list of Call
+    producer : dict
+        Value number -> index of the call that made it.
+    tensors : dict
+        Value number -> tensor. Kept alive, so that no identity is used twice.
+    copied : Tensor or None
+        A copy of the one result that ``copy=(call, result)`` asks for, taken before anything can overwrite it.
+    """
+
+    def __init__(self, copy: tuple[int, int] | None = None) -> None:
+        super().__init__()
+        self._copy = copy
+        self.copied: Tensor | None = None
+        self.calls: list[Call] = []
+        self.producer: dict[int, int] = {}
+        self.tensors: dict[int, Tensor] = {}
+        self._numbers: dict[int, int] = {}
+
+    def number(self, tensor: Tensor) -> int:
+        """The number of the value that a tensor holds now; a new one for a tensor not seen before."""
+        known = self._numbers.get(id(tensor))
+        return self._new(tensor) if known is None else known
+
+    def _new(self, tensor: Tensor) -> int:
+        number = len(self.tensors)
+        self.tensors[number] = tensor
+        self._numbers[id(tensor)] = number
+        return number
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        sources = tuple(self.number(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
+        out = func(*args, **kwargs)
+        results = tuple(self._new(t) for t in tree_leaves(out) if isinstance(t, Tensor))
+        for result in results:
+            self.producer[result] = len(self.calls)
+        if self._copy is not None and self._copy[0] == len(self.calls):
+            self.copied = self.tensors[results[self._copy[1]]].clone()
+        self.calls.append(Call(func, args, kwargs, sources, results))
+        return out
+
+    def depends_on(self, start: int) -> set[int]:
+        """The numbers of all values that come from value ``start``."""
+        reached = {start}
+        for call in self.calls:
+            if not reached.isdisjoint(call.sources):
+                reached.update(call.results)
+        return reached
+
+
+@dataclass(frozen=True, eq=False)
+class Event:
+    """A module was entered or left when ``index`` operations had been recorded; ``nth`` counts its calls from 1."""
+
+    path: str
+    module: nn.Module
+    kind: str
+    nth: int
+    index: int
+    value: int | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to start recording: at the ``nth`` entry of or exit from a module."""
+
+    path: str
+    kind: str
+    nth: int
+
+
+@dataclass
+class _Watch:
+    recorder: Recorder
+    paths: dict[nn.Module, str]
+    events: list[Event] = field(default_factory=list)
+    counts: dict[tuple[nn.Module, str], int] = field(default_factory=dict)
+
+    def note(self, module: nn.Module, kind: str, output: Any = None) -> None:
+        nth = self.counts[module, kind] = self.counts.get((module, kind), 0) + 1
+        value = self.recorder.number(output) if isinstance(output, Tensor) else None
+        self.events.append(Event(self.paths[module], module, kind, nth, len(self.recorder.calls), value))
+
+
+@contextmanager
+def watching_modules(root: nn.Module, recorder: Recorder) -> Iterator[list[Event]]:
+    """Note when the modules of ``root`` are entered and left, in this thread; uses PyTorch's global hooks, not the model's."""
+    watch = _Watch(recorder, {m: path for path, m in root.named_modules()})
+    thread = threading.get_ident()
+
+    def mine(module: nn.Module) -> bool:
+        return threading.get_ident() == thread and module in watch.paths
+
+    def enter(module: nn.Module, args: Any) -> None:
+        if mine(module):
+            watch.note(module, "enter")
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        if mine(module):
+            watch.note(module, "exit", output)
+
+    with _hooking:
+        handles = [nn_module.register_module_forward_pre_hook(enter), nn_module.register_module_forward_hook(leave)]
+    try:
+        yield watch.events
+    finally:
+        with _hooking:
+            for handle in handles:
+                handle.remove()
+
+
+@contextmanager
+def recording_from(root: nn.Module, place: Place, recorder: Recorder) -> Iterator[None]:
+    """Record, in this thread, from a place in the forward pass to its end.
+
+    One hook is set on one module for the time of the call.
+    """
+    module = root.get_submodule(place.path)
+    thread, count, active = threading.get_ident(), 0, False
+
+    def start(*_: Any) -> None:
+        nonlocal count, active
+        if threading.get_ident() != thread or active:
+            return
+        count += 1
+        if count == place.nth:
+            recorder.__enter__()
+            active = True
+
+    with _hooking:  # the ids of hooks are not thread-safe in PyTorch
+        register = module.register_forward_pre_hook if place.kind == "enter" else module.register_forward_hook
+        handle = register(start)
+    try:
+        yield
+    finally:
+        with _hooking:
+            handle.remove()
+        if active:
+            recorder.__exit__(None, None, None)
+
+
+def scores_of(output: Any, which: str | int | None = None) -> Tensor | None:
+    """The tensor with class scores in what a model returns: itself, ``.logits``, or the first with two axes."""
+    if isinstance(output, Tensor):
+        return output
+    if which is not None:
+        chosen = output[which] if not hasattr(output, str(which)) else getattr(output, str(which))
+        return chosen if isinstance(chosen, Tensor) else None
+    logits = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    tensors = [t for t in tree_leaves(output) if isinstance(t, Tensor) and torch.is_floating_point(t)]
+    return next((t for t in tensors if t.ndim == 2), tensors[0] if tensors else None)

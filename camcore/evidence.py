@@ -1,0 +1,192 @@
+"""What a method may look at, and who gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camcore.errors import HeadNotFound, InputError
+from camcore.head import LinearHead
+from camcore.preprocess import Preprocess
+from camcore.scores import Classes
+
+__all__ = ["Adapter", "Backend", "Evidence", "InputSpec", "Layer", "Tap", "accept_images", "milestones"]
+
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The image input of a model; a free axis is None. ``(N, C, *S)``."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str = "float32"
+
+    @property
+    def channels(self) -> int | None:
+        return self.shape[1] if len(self.shape) > 1 else None
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(H, W) where both are fixed and the input is a picture."""
+        if len(self.shape) != 4 or self.shape[2] is None or self.shape[3] is None:
+            return None
+        return self.shape[2], self.shape[3]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A place where features can be tapped; ``shape`` is (C, *S) with None where it is free or not known."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    op: str = ""
+
+
+def milestones(layers: Sequence[Layer], keep: str) -> list[Layer]:
+    """Of layers in the order of the network: the last one of each map size, and the one named ``keep``."""
+    last = {layer.shape[1:]: layer.name for layer in layers}
+    names = {*last.values(), keep}
+    return [layer for layer in layers if layer.name in names]
+
+
+@dataclass(frozen=True, eq=False)
+class Tap:
+    """The features of a layer, and how the scores come from them.
+
+    Attributes
+    ----------
+    layer : str
+        The name of the features.
+    head : LinearHead or None
+        None where the scores are not linear in the pooled features; ``obstacle`` then says why.
+    how : str
+        The operations from the features to the scores.
+    scores_are : str
+        ``"logit"``: the scores that the head gives (found before a final softmax where there is one).
+    slack : float or (K,) ndarray
+        Difference that quantisation explains.
+    tolerance : float
+        Relative difference that the arithmetic explains: 1e-3 in float32, 2e-2 in float16.
+    """
+
+    layer: str
+    head: LinearHead | None = None
+    how: str = ""
+    obstacle: str = ""
+    scores_are: str = "logit"
+    shape: tuple[int | None, ...] = ()
+    slack: Any = 0.0
+    tolerance: float = 1e-3
+    notes: tuple[str, ...] = ()
+
+    def need_head(self) -> LinearHead:
+        """The head, or the error that says what stands in its way."""
+        if self.head is None:
+            raise HeadNotFound(self.obstacle)
+        return self.head
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a backend saw in one batch; only what was asked for is filled.
+
+    Attributes
+    ----------
+    scores : (N, K) float32 ndarray
+    classes : (N, T) int64 ndarray
+    features : (N, C, *S) ndarray or None
+    head : LinearHead or None
+    """
+
+    scores: Floats
+    classes: NDArray[np.int64]
+    features: Floats | None = None
+    head: LinearHead | None = None
+
+
+class Backend(Protocol):
+    """A model that can be explained. One class an adapter; everything else is in the core."""
+
+    kind: str
+    device: str
+    labels: tuple[str, ...] | None
+    preprocess: Preprocess | None
+    input: InputSpec
+
+    def tap(self, layer: str | None = None, example: Floats | None = None) -> Tap:
+        """The features of ``layer`` (None: those that the head reads) and the head behind them.
+
+        ``example`` is a batch for backends that must run a model to understand it.
+        """
+
+    def layers(self) -> Sequence[Layer]:
+        """Candidate layers, first to last."""
+
+    def observe(
+        self,
+        images: Floats,
+        *,
+        needs: frozenset[str],
+        layer: str | None = None,
+        classes: Classes = None,
+        labels: Sequence[str] | None = None,
+    ) -> Evidence:
+        """One forward pass of ``(N, C, *S)`` images, giving what is needed."""
+
+    def scores(self, images: Floats) -> Floats:
+        """(N, K) scores of ``(N, C, *S)`` images."""
+
+
+class Adapter(Protocol):
+    """What an entry point of the group ``camcore.backends`` must give."""
+
+    def accepts(self, model: Any) -> bool:
+        """True if this adapter can explain ``model``; must import nothing heavy to say so."""
+
+    def backend(self, model: Any, **options: Any) -> Backend:
+        """Open the model."""
+
+
+def accept_images(images: Any, spec: InputSpec) -> Floats:
+    """Check that an array is a batch the model can take; gives a floating (N, C, *S) ndarray.
+
+    Raises
+    ------
+    InputError
+        For whole-number pixels, a missing batch axis, a wrong channel count or size, NaN or infinite pixels.
+    """
+    array = np.asarray(images.detach().cpu() if hasattr(images, "detach") else images)
+    expected = "(" + ", ".join("N" if i == 0 else "any" if n is None else str(n) for i, n in enumerate(spec.shape)) + ")"
+    if array.dtype.kind != "f":
+        raise InputError(
+            f"images are {array.dtype}; expected floats as the model takes them, {expected}. "
+            "For pictures give paths or PIL images with preprocess=..."
+        )
+    if spec.shape and array.ndim != len(spec.shape):
+        cure = " Add a batch axis: images[None]." if array.ndim == len(spec.shape) - 1 else ""
+        raise InputError(f"images have shape {array.shape}; the model takes {expected}.{cure}")
+    if array.ndim < 3 or len(array) == 0:
+        raise InputError(f"images have shape {array.shape}; expected at least one image, (N, C, *S)")
+    for axis, (have, want) in enumerate(zip(array.shape[1:], spec.shape[1:] or array.shape[1:], strict=True), start=1):
+        if want is not None and have != want:
+            given = f"{have} channels" if axis == 1 else f"length {have} on axis {axis}"
+            raise InputError(f"images have {given}, the model takes {want}: got {array.shape}, expected {expected}")
+    _check_finite(array)
+    return array
+
+
+def _check_finite(array: Floats) -> None:
+    if np.isfinite(array.sum(dtype=np.float64)) or np.isfinite(array).all():
+        return
+    wrong = ~np.isfinite(array.reshape(len(array), -1))
+    image = int(np.argmax(wrong.any(axis=1)))
+    raise InputError(
+        f"image {image} has {int(wrong[image].sum())} pixels that are NaN or infinite; replace them first "
+        "(np.nan_to_num) or leave the image out"
+    )

@@ -1,0 +1,171 @@
+"""What an explainer gives back: raw maps, scores, classes, and everything drawn from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camcore import regions
+from camcore.errors import InputError
+from camcore.normalize import normalize, postprocess, rectify
+from camcore.pictures import Picture
+from camcore.preprocess import View
+from camcore.resize import resize
+from camcore.scores import probabilities
+
+__all__ = ["Explanation"]
+
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Class activation maps of a batch of N images, T classes each.
+
+    Attributes
+    ----------
+    maps : (N, T, *s) float32 ndarray
+        Raw and signed.
+    scores : (N, K) float32 ndarray
+        Of all classes; ``scores_are`` says whether they are logits, probabilities or log-probabilities.
+    classes : (N, T) int64 ndarray
+    method, layer, head : str
+        What was computed, where, and the operations that make the scores of the features.
+    input_size : tuple of int
+        The spatial size of the network's input.
+    rectifies : bool
+        Whether heatmaps start from ReLU(map).
+    class_names : tuple of str or None
+        The names of all K classes.
+    images : (N, C, *S) ndarray
+        What the network saw.
+    pictures, views : lists or None
+        The pictures that the images were made of, and the part of each that the network saw (x0, y0, x1, y1).
+    device : str
+    """
+
+    maps: NDArray[np.float32]
+    scores: Floats
+    classes: NDArray[np.int64]
+    scores_are: str
+    method: str
+    layer: str
+    head: str
+    input_size: tuple[int, ...]
+    rectifies: bool
+    images: Floats
+    class_names: tuple[str, ...] | None = None
+    pictures: Sequence[Picture] | None = None
+    views: Sequence[View] | None = None
+    device: str = "cpu"
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def __getitem__(self, index: int | slice) -> Explanation:
+        """The explanation of some of the images; an int keeps the batch axis."""
+        part = slice(index, index + 1 or None) if isinstance(index, int) else index
+        if isinstance(index, int) and not -len(self) <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        return replace(
+            self,
+            maps=self.maps[part],
+            scores=self.scores[part],
+            classes=self.classes[part],
+            images=self.images[part],
+            pictures=None if self.pictures is None else self.pictures[part],
+            views=None if self.views is None else self.views[part],
+        )
+
+    def __repr__(self) -> str:
+        return f"Explanation({self.method} at {self.layer}, maps {self.maps.shape}, scores {self.scores.shape})"
+
+    @property
+    def labels(self) -> list[list[str]] | None:
+        """(N, T) class names, or None where the model has none."""
+        if self.class_names is None:
+            return None
+        names = self.class_names
+        return [[names[c] for c in row] for row in self.classes.tolist()]
+
+    @property
+    def probabilities(self) -> Floats:
+        """(N, K) values in [0, 1]: the scores through softmax (a single logit through the logistic function)."""
+        return probabilities(self.scores, self.scores_are)
+
+    def label(self, index: int) -> str:
+        """The name of a class, or ``class 7`` where names are not known."""
+        return self.class_names[index] if self.class_names is not None else f"class {index}"
+
+    def heatmaps(
+        self,
+        size: Sequence[int] | None = None,
+        *,
+        normalization: str = "minmax",
+        mode: str = "linear",
+        threshold: float = 0.0,
+        gain: float = 1.0,
+    ) -> NDArray[np.float32]:
+        """The maps rectified (where the method says so), resized and scaled to [0, 1].
+
+        Parameters
+        ----------
+        size : sequence of int, optional
+            Spatial size; the input's where absent.
+        normalization : str
+            See :func:`camcore.normalize`.
+        mode : {"linear", "cubic"}
+        threshold, gain : float
+            See :func:`camcore.postprocess`.
+
+        Returns
+        -------
+        (N, T, *size) float32 ndarray
+            In [0, 1]. A constant map gives zeros.
+        """
+        maps = rectify(self.maps) if self.rectifies else self.maps
+        larger = resize(maps, self.input_size if size is None else size, mode=mode)  # type: ignore[arg-type]
+        heat = normalize(larger, normalization, spatial=len(self.input_size))
+        if threshold or gain != 1.0:
+            heat = postprocess(heat, threshold=threshold, gain=gain)
+        return heat.astype(np.float32, copy=False)
+
+    def boxes(self, threshold: float = 0.2) -> list[list[list[regions.Box]]]:
+        """For each image and class the boxes of the heatmap above ``threshold`` times its maximum.
+
+        In pixels of the network's input; the largest component first.
+        """
+        self._need_pictures("boxes")
+        return [[regions.boxes(heat, threshold) for heat in row] for row in self.heatmaps()]
+
+    def masks(self, threshold: float = 0.2) -> NDArray[np.bool_]:
+        """(N, T, *S) bool: where the heatmap reaches ``threshold`` times its maximum."""
+        self._need_pictures("masks")
+        return regions.mask(self.heatmaps(), threshold)
+
+    def overlays(self, **style: Any) -> list[list[NDArray[np.uint8]]]:
+        """For each image and class the heatmap over the picture, (H, W, 3) uint8; see :func:`camcore.figures.overlays`."""
+        from camcore import figures
+
+        self._need_pictures("overlays")
+        return [figures.overlays(self, n, **style) for n in range(len(self))]
+
+    def save(self, folder: str | PathLike[str], **style: Any) -> list[Path]:
+        """Write overlays, ``maps.npz`` and ``result.json`` into a folder; gives the files written."""
+        from camcore.results import ResultFolder
+
+        with ResultFolder(folder, **style) as results:
+            results.add(self)
+        return results.files
+
+    def _need_pictures(self, what: str) -> None:
+        if len(self.input_size) != 2:
+            raise InputError(
+                f"{what} need pictures with two spatial axes; this input has {len(self.input_size)}: use .maps or .heatmaps()"
+            )

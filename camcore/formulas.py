@@ -1,0 +1,108 @@
+"""Class activation maps as functions of arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camcore.errors import InputError
+from camcore.head import LinearHead
+
+__all__ = ["activation_map", "cam"]
+
+Floats = NDArray[np.floating[Any]]
+
+# Below this many multiply-adds a plain loop beats waking BLAS threads (they would fight those of the runtime).
+_SMALL = 1 << 23
+
+
+def cam(features: Floats, head: LinearHead, classes: NDArray[np.integer[Any]] | None = None) -> Floats:
+    """Class activation map: the features weighted by the head's row of a class.
+
+    ``M_c(u) = sum_k W_ck A_k(u)``, so that ``mean(M_c) + b_c`` is the score of class c.
+
+    Parameters
+    ----------
+    features : (N, C, *S) ndarray
+        The tensor that the global average pooling reads, with 1, 2 or 3 spatial axes.
+    head : LinearHead
+        C channels to K classes.
+    classes : (N, T) integer ndarray, optional
+        The classes of each image; all K where absent.
+
+    Returns
+    -------
+    (N, T, *S) ndarray
+        Raw and signed; no ReLU and no scaling, as in the paper.
+
+    Raises
+    ------
+    InputError
+        If the features do not have the head's channels.
+
+    References
+    ----------
+    B. Zhou et al., "Learning deep features for discriminative localization", CVPR 2016, arXiv:1512.04150
+
+    Examples
+    --------
+    >>> A = np.array([[[1.0, 2.0], [3.0, 4.0]]])
+    >>> cam(A, LinearHead([[1.0, 10.0]]))
+    array([[[31., 42.]]])
+    """
+    if features.ndim < 3 or features.shape[1] != head.channels:
+        raise InputError(
+            f"features have shape {features.shape}; the head reads (N, {head.channels}, *S) with 1 to 3 spatial axes"
+        )
+    n, channels, *space = features.shape
+    flat = _floating(features).reshape(n, channels, -1)
+    maps = _gather(flat, classes) if head.is_identity else _weigh(flat, head.weight, classes)
+    return maps.reshape(n, maps.shape[1], *space)
+
+
+def _gather(flat: Floats, classes: NDArray[np.integer[Any]] | None) -> Floats:
+    return flat if classes is None else np.take_along_axis(flat, classes[:, :, None], axis=1)
+
+
+def _weigh(flat: Floats, weight: Floats, classes: NDArray[np.integer[Any]] | None) -> Floats:
+    if classes is None:
+        return np.matmul(weight, flat)
+    rows = weight[classes]
+    if rows.size * flat.shape[2] <= _SMALL:
+        return np.einsum("ntc,ncs->nts", rows, flat)
+    return np.matmul(rows, flat)
+
+
+def _floating(array: Floats) -> Floats:
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+
+
+def activation_map(features: Floats, classes: NDArray[np.integer[Any]] | None = None) -> Floats:
+    """Mean of the features over channels: where the network responds, for no class in particular.
+
+    Parameters
+    ----------
+    features : (N, C, *S) ndarray
+    classes : (N, T) integer ndarray, optional
+        Only its shape counts: the same map is given for every class.
+
+    Returns
+    -------
+    (N, T, *S) ndarray
+        T is 1 without ``classes``.
+
+    References
+    ----------
+    A. Karjauv and S. Albayrak, "LaFAM: unsupervised feature attribution with label-free activation maps",
+    arXiv:2407.06059
+
+    Examples
+    --------
+    >>> activation_map(np.array([[[1.0, 2.0], [3.0, 4.0]]]))
+    array([[[2., 3.]]])
+    """
+    maps = _floating(features).mean(axis=1, keepdims=True)
+    count = 1 if classes is None else classes.shape[1]
+    return np.repeat(maps, count, axis=1)

@@ -1,0 +1,96 @@
+"""Class names, from files and from models."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from camcore.errors import InputError
+
+__all__ = ["clean", "read_labels", "short_name"]
+
+_LIMIT_BYTES = 16 << 20
+_LIMIT_NAMES = 1_000_000
+_PREFIX = re.compile(r"^(?:n\d{8}|\d+)(?:\s*[:,]\s*|\s+)(?=\S)")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def read_labels(source: str | PathLike[str] | Sequence[str] | Mapping[Any, str]) -> tuple[str, ...]:
+    """Class names in the order of the scores.
+
+    Parameters
+    ----------
+    source : path, sequence of str, or mapping of index to str
+        A text file with one name a line (a leading WordNet id or running number is dropped) or a JSON list or object.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, not text, or empty.
+    """
+    if isinstance(source, Mapping):
+        return _from_mapping(source)
+    if not isinstance(source, (str, PathLike)):
+        return tuple(clean(str(name)) for name in source)
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(f"labels: {path}: no such file")
+    if path.stat().st_size > _LIMIT_BYTES:
+        raise InputError(f"labels: {path}: larger than {_LIMIT_BYTES >> 20} MiB; expected one name a line")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"labels: {path}: not a text file in UTF-8") from error
+    names = _from_json(path, text) if path.suffix.lower() == ".json" else _from_lines(text)
+    if not names:
+        raise InputError(f"labels: {path}: no names in it; expected one a line")
+    return names
+
+
+def _from_lines(text: str) -> tuple[str, ...]:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if lines and all(_PREFIX.match(line) for line in lines):
+        lines = [_PREFIX.sub("", line) for line in lines]
+    return tuple(clean(line) for line in lines)
+
+
+def _from_json(path: Path, text: str) -> tuple[str, ...]:
+    try:
+        data = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"labels: {path}: not valid JSON: {error}") from error
+    if isinstance(data, dict):
+        return _from_mapping(data)
+    if isinstance(data, list):
+        return tuple(clean(str(name)) for name in data)
+    raise InputError(f"labels: {path}: expected a JSON list of names, or an object of index to name")
+
+
+def _from_mapping(data: Mapping[Any, Any]) -> tuple[str, ...]:
+    try:
+        named = {int(k): v[-1] if isinstance(v, list) else v for k, v in data.items()}
+    except (TypeError, ValueError, IndexError) as error:
+        raise InputError(f"labels: the keys of the mapping must be class indices: {error}") from error
+    if not named or min(named) < 0 or max(named) >= _LIMIT_NAMES:
+        raise InputError("labels: the mapping is empty or has indices out of range")
+    return tuple(clean(str(named.get(i, f"class {i}"))) for i in range(max(named) + 1))
+
+
+def clean(name: str, limit: int = 200) -> str:
+    """``name`` without control and text-direction characters, at most ``limit`` long."""
+    return _CONTROL.sub(" ", name).strip()[:limit]
+
+
+def short_name(name: str) -> str:
+    """The first of several synonyms.
+
+    Examples
+    --------
+    >>> short_name("tench, Tinca tinca")
+    'tench'
+    """
+    return name.split(",")[0].strip() or name

@@ -1,0 +1,149 @@
+"""Picture files in: decoded safely, upright, 8-bit RGB; a bad file is an answer, not a traceback."""
+
+from __future__ import annotations
+
+import glob
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camcore.errors import InputError
+
+__all__ = ["MAX_PIXELS", "Picture", "find_pictures", "load_picture"]
+
+MAX_PIXELS = 100_000_000
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A decoded picture: ``pixels`` (H, W, 3) uint8, and the ``name`` under which results are filed."""
+
+    pixels: NDArray[np.uint8]
+    name: str
+    path: str | None = None
+
+
+def load_picture(source: Any, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Decode one picture.
+
+    Parameters
+    ----------
+    source : path, PIL image or (H, W, 3) or (H, W) uint8 ndarray
+    max_pixels : int
+        Larger pictures are refused before they are decoded.
+
+    Raises
+    ------
+    InputError
+        For a missing, empty, damaged or too large file, or one that is no picture.
+    """
+    if isinstance(source, Picture):
+        return source
+    if isinstance(source, np.ndarray):
+        return Picture(_from_array(source), "image")
+    if isinstance(source, (str, PathLike)):
+        path = Path(fspath(source))
+        return Picture(_read(path, max_pixels), path.stem, str(path))
+    return Picture(_to_rgb(source), Path(getattr(source, "filename", "") or "image").stem)
+
+
+def _from_array(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
+        raise InputError(f"a picture array must be (H, W, 3) or (H, W) uint8, got {pixels.shape} {pixels.dtype}")
+    return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
+
+
+def _read(path: Path, max_pixels: int) -> NDArray[np.uint8]:
+    from PIL import Image, UnidentifiedImageError
+
+    if not path.is_file():
+        raise InputError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; expected a picture file")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty (0 bytes); expected a picture")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's size warning: the size is checked here, with our own limit
+            with Image.open(path, formats=FORMATS) as image:
+                _check_size(path, image.size, max_pixels)
+                return _to_rgb(image)
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path}: {error}; reduce the picture first") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path}: not a picture that can be read ({', '.join(FORMATS)})") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: the picture is damaged and cannot be decoded: {error}") from error
+
+
+def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
+    pixels = size[0] * size[1]
+    if pixels > max_pixels:
+        raise InputError(
+            f"{path}: {size[0]} x {size[1]} = {pixels / 1e6:.0f} megapixels; "
+            f"the limit is {max_pixels / 1e6:.0f}: reduce the picture first"
+        )
+
+
+def _to_rgb(image: Any) -> NDArray[np.uint8]:
+    from PIL import ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I;16", "I", "F")):
+        return _from_array(_to_8_bit(np.asarray(image)))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = _on_white(image.convert("RGBA"))
+    return np.asarray(image.convert("RGB"))
+
+
+def _on_white(image: Any) -> Any:
+    from PIL import Image
+
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, image)
+
+
+def _to_8_bit(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """16-bit and float pictures: the full range of the type where it is 16 bits, else the range in use."""
+    values = np.nan_to_num(values.astype(np.float64))
+    low, high = (0.0, 65535.0) if 255 < values.max() <= 65535 and values.min() >= 0 else (0.0, max(values.max(), 1e-30))
+    if values.max() <= 255 and values.max() > 1:
+        high = 255.0
+    return np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+
+
+def find_pictures(places: Iterable[str | PathLike[str]]) -> list[Path]:
+    """The picture files that files, folders (searched to the bottom) and glob patterns name, in a stable order.
+
+    Raises
+    ------
+    InputError
+        If a place holds no picture. A file that is named outright is taken whatever its suffix.
+    """
+    found: list[Path] = []
+    for place in places:
+        found += _pictures_of(fspath(place))
+    return list(dict.fromkeys(found))
+
+
+def _pictures_of(place: str) -> list[Path]:
+    path = Path(place)
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not files:
+            raise InputError(f"{place}: no pictures in this folder ({', '.join(sorted(SUFFIXES))})")
+        return files
+    if path.exists() or not glob.has_magic(place):
+        return [path]
+    files = sorted(p for p in map(Path, glob.glob(place, recursive=True)) if p.is_file())
+    if not files:
+        raise InputError(f"{place}: the pattern matches no file")
+    return files

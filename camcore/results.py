@@ -1,0 +1,204 @@
+"""A folder of results: overlays as they come, then ``maps.npz`` and ``result.json``, all written atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camcore import figures, render
+from camcore.errors import InputError
+from camcore.explanation import Explanation
+from camcore.regions import Box, boxes
+
+__all__ = ["ResultFolder", "describe", "write_atomically"]
+
+
+def write_atomically(path: str | PathLike[str], write: Callable[[IO[bytes]], object]) -> Path:
+    """Call ``write`` with a temporary file beside ``path`` and rename it; on any error nothing is left behind."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+class ResultFolder:
+    """Collects explanations into a folder; use it as a context manager.
+
+    Parameters
+    ----------
+    folder : path
+        Made if absent. Nothing in it is deleted; files of the same names are replaced.
+    top : int
+        How many classes each picture's caption and record name.
+    **style
+        See :func:`camcore.figures.overlays`.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written to: before any work is done.
+    """
+
+    def __init__(self, folder: str | PathLike[str], *, top: int = 3, **style: Any) -> None:
+        self.folder = Path(folder)
+        self.files: list[Path] = []
+        self.records: list[dict[str, Any]] = []
+        self.summary: dict[str, Any] = {}
+        self._style, self._top = style, top
+        self._maps: list[NDArray[np.float32]] = []
+        self._names: set[str] = set()
+        _check_writable(self.folder)
+
+    def __enter__(self) -> ResultFolder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()  # also after an error: what was done is not lost
+
+    def add(self, out: Explanation) -> None:
+        """Write the overlays of a batch, and keep its maps and records."""
+        self.summary = self.summary or _summary(out)
+        for n in range(len(out)):
+            name = self._free_name(out.pictures[n].name if out.pictures is not None else f"image-{len(self.records)}")
+            record = describe(out, n, top=self._top) | {"name": name}
+            if len(out.input_size) == 2:
+                target = self.folder / f"{name}.png"
+                render.save_picture(target, figures.sheet(out, n, top=self._top, **self._style))
+                record["overlay"] = target.name
+                self.files.append(target)
+            self.records.append(record)
+            self._maps.append(out.maps[n])
+
+    def add_error(self, path: str, text: str) -> None:
+        """Record a picture that could not be explained."""
+        self.records.append({"image": path, "error": text})
+
+    def document(self) -> dict[str, Any]:
+        """What ``result.json`` holds."""
+        return {**self.summary, "images": self.records}
+
+    def close(self) -> None:
+        """Write ``maps.npz`` and ``result.json``."""
+        if self._maps:
+            self.files.append(write_atomically(self.folder / "maps.npz", lambda f: np.savez_compressed(f, **self._arrays())))
+        text = json.dumps(self.document(), indent=1, ensure_ascii=False, allow_nan=False)
+        self.files.append(write_atomically(self.folder / "result.json", lambda f: f.write(text.encode())))
+
+    def _arrays(self) -> dict[str, Any]:
+        good = [r for r in self.records if "error" not in r]
+        arrays: dict[str, Any] = {"names": np.array([r["name"] for r in good])}
+        if len({m.shape for m in self._maps}) == 1:
+            classes = np.array([[m["class"] for m in r["maps"]] for r in good])
+            return arrays | {"maps": np.stack(self._maps), "classes": classes}
+        for record, maps in zip(good, self._maps, strict=True):
+            arrays[f"maps/{record['name']}"] = maps
+            arrays[f"classes/{record['name']}"] = np.array([m["class"] for m in record["maps"]])
+        return arrays
+
+    def _free_name(self, wanted: str) -> str:
+        stem = re.sub(r"[^\w.+-]+", "_", wanted).strip("._")[:80] or "image"
+        name, count = stem, 1
+        while name.lower() in self._names:
+            count += 1
+            name = f"{stem}-{count}"
+        self._names.add(name.lower())
+        return name
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except FileExistsError as error:
+        raise InputError(f"output {folder}: is a file; give a folder with -o") from error
+    except OSError as error:
+        raise InputError(f"output folder {folder}: cannot be written to ({error.strerror}); choose another with -o") from error
+
+
+def _summary(out: Explanation) -> dict[str, Any]:
+    from camcore import __version__
+
+    return {
+        "camcore": __version__,
+        "method": out.method,
+        "layer": out.layer,
+        "head": out.head,
+        "scores_are": out.scores_are,
+        "device": out.device,
+    }
+
+
+def describe(out: Explanation, n: int, *, top: int = 3) -> dict[str, Any]:
+    """One image as a plain dict: best classes, and for each explained class its score, peak and boxes.
+
+    Peaks and boxes are in pixels of the picture where there is one, else of the network's input.
+    """
+    chances = out.probabilities[n]
+    best = np.argsort(-chances, kind="stable")[:top].tolist()
+    record: dict[str, Any] = {"image": out.pictures[n].path if out.pictures is not None else None}
+    record["top"] = [_class(out, n, c, chances) for c in best]
+    heats = out[n].heatmaps()[0]
+    record["maps"] = [
+        _class(out, n, c, chances) | _places(out, n, heat) for c, heat in zip(out.classes[n].tolist(), heats, strict=True)
+    ]
+    return record
+
+
+def _class(out: Explanation, n: int, index: int, chances: NDArray[Any]) -> dict[str, Any]:
+    name = None if out.class_names is None else out.class_names[index]
+    return {
+        "class": index,
+        "label": name,
+        "score": _number(out.scores[n, index]),
+        "probability": _number(chances[index]),
+    }
+
+
+def _number(value: Any) -> float | None:
+    return float(f"{value:.7g}") if np.isfinite(value) else None
+
+
+def _places(out: Explanation, n: int, heat: NDArray[np.floating[Any]]) -> dict[str, Any]:
+    peak = np.unravel_index(int(heat.argmax()), heat.shape)
+    if heat.ndim != 2:
+        return {"peak": [int(i) for i in peak]}
+    y, x = (float(i) + 0.5 for i in peak)
+    found = [_to_picture(out, n, box) for box in boxes(heat)]
+    return {"peak": [_number(v) for v in _point(out, n, x, y)], "boxes": [[_number(v) for v in box] for box in found]}
+
+
+def _to_picture(out: Explanation, n: int, box: Box) -> tuple[float, ...]:
+    return (*_point(out, n, box.x0, box.y0), *_point(out, n, box.x1, box.y1), box.score)
+
+
+def _point(out: Explanation, n: int, x: float, y: float) -> tuple[float, float]:
+    """From pixels of the network's input to pixels of the picture."""
+    if out.views is None:
+        return x, y
+    x0, y0, x1, y1 = out.views[n]
+    height, width = out.input_size
+    return round(x0 + x * (x1 - x0) / width, 2), round(y0 + y * (y1 - y0) / height, 2)

@@ -1,0 +1,138 @@
+"""Class scores: softmax, the best k, and the classes that a user names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camcore.errors import InputError, suggest
+
+__all__ = ["choose_classes", "probabilities", "softmax", "top_k"]
+
+Floats = NDArray[np.floating[Any]]
+Classes = None | str | int | Sequence[int] | Sequence[str] | NDArray[np.integer[Any]]
+
+
+def softmax(scores: Floats, *, axis: int = -1) -> Floats:
+    """Softmax along one axis, safe for any finite input and for -inf.
+
+    Examples
+    --------
+    >>> softmax(np.array([0.0, 0.0]))
+    array([0.5, 0.5])
+    """
+    with np.errstate(under="ignore"):
+        shifted = np.exp(scores - np.max(scores, axis=axis, keepdims=True))
+        return shifted / shifted.sum(axis=axis, keepdims=True)
+
+
+def probabilities(scores: Floats, scores_are: str) -> Floats:
+    """(N, K) scores of a stated kind as values in [0, 1]; a single logit goes through the logistic function."""
+    if scores_are == "probability":
+        return scores
+    if scores_are == "log-probability":
+        return np.exp(scores)
+    return 0.5 * (1 + np.tanh(0.5 * scores)) if scores.shape[1] == 1 else softmax(scores)
+
+
+def top_k(scores: Floats, k: int) -> NDArray[np.int64]:
+    """The indices of the ``k`` largest scores of each row, best first; ties go to the lower index.
+
+    Parameters
+    ----------
+    scores : (N, K) ndarray
+    k : int
+        More than K gives all K.
+
+    Returns
+    -------
+    (N, min(k, K)) int64 ndarray
+
+    Examples
+    --------
+    >>> top_k(np.array([[1.0, 3.0, 3.0]]), 2)
+    array([[1, 2]])
+    """
+    return np.argsort(-scores, axis=1, kind="stable")[:, :k].astype(np.int64)
+
+
+def choose_classes(scores: Floats, classes: Classes, labels: Sequence[str] | None = None) -> NDArray[np.int64]:
+    """The ``(N, T)`` class indices that a user means.
+
+    Parameters
+    ----------
+    scores : (N, K) ndarray
+    classes : None, str, int, sequence or (N, T) ndarray
+        None is the best class of each image; ``"top5"`` the best five; ``"all"`` every class; another string is a
+        class name; an int one class for all images; a flat list of N one class an image; an array is taken as it is.
+    labels : sequence of str, optional
+        Class names, needed for names.
+
+    Raises
+    ------
+    InputError
+        For a class out of range, an unknown name or a shape that does not fit the batch.
+    """
+    n, k = scores.shape
+    if classes is None:
+        return top_k(scores, 1)
+    if isinstance(classes, str):
+        return _named(scores, classes, labels)
+    chosen = _indices(classes, labels)
+    if chosen.dtype.kind not in "iu":
+        raise InputError(f"classes are {chosen.dtype}; expected whole numbers or names")
+    return _in_range(_per_image(chosen.astype(np.int64), n), k)
+
+
+def _indices(classes: Any, labels: Sequence[str] | None) -> NDArray[Any]:
+    chosen = np.asarray(classes)
+    if chosen.dtype.kind != "U":
+        return chosen
+    flat = [_index(str(name), labels) for name in chosen.ravel()]
+    return np.asarray(flat, np.int64).reshape(chosen.shape)
+
+
+def _named(scores: Floats, name: str, labels: Sequence[str] | None) -> NDArray[np.int64]:
+    n, k = scores.shape
+    if name == "all":
+        return np.broadcast_to(np.arange(k, dtype=np.int64), (n, k))
+    if name.startswith("top") and name[3:].isdigit() and int(name[3:]) > 0:
+        return top_k(scores, int(name[3:]))
+    return _in_range(np.full((n, 1), _index(name, labels), np.int64), k)
+
+
+def _index(name: str, labels: Sequence[str] | None) -> int:
+    if name.isdigit():
+        return int(name)
+    if labels is None:
+        raise InputError(f"class {name!r} is a name, but the model has no class names; give labels, or an index")
+    wanted = name.strip().lower()
+    parts = [[p.strip().lower() for p in label.split(",")] for label in labels]
+    hits = [i for i, label in enumerate(labels) if label.lower() == wanted]
+    hits = hits or [i for i, names in enumerate(parts) if wanted in names]
+    if not hits:
+        raise InputError(f"no class is called {name!r}. {suggest(name, labels)}")
+    return hits[0]
+
+
+def _per_image(chosen: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    if chosen.ndim == 0:
+        return np.full((n, 1), int(chosen), np.int64)
+    if chosen.ndim == 1 and len(chosen) == n:
+        return chosen[:, None]
+    if chosen.ndim == 2 and len(chosen) == n and chosen.shape[1] > 0:
+        return chosen
+    raise InputError(
+        f"classes have shape {chosen.shape} for {n} image{'s' if n != 1 else ''}; "
+        f"expected an int, a list of {n} (one an image) or an array ({n}, T)"
+    )
+
+
+def _in_range(chosen: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    wrong = chosen[(chosen < 0) | (chosen >= k)]
+    if wrong.size:
+        raise InputError(f"class {int(wrong[0])} is out of range: the model has {k} classes, 0 to {k - 1}")
+    return chosen

@@ -1,0 +1,567 @@
+"""Overlays against loops in float64, boxes, captions, sheets, and files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from camcore import render
+from camcore.colormaps import colormap
+from camcore.errors import InputError
+from camcore.render import (
+    as_picture,
+    caption_lines,
+    compact_grid,
+    draw_boxes,
+    grid,
+    matlab_overlay,
+    overlay,
+    save_picture,
+    strip,
+)
+from camcore.resize import resize
+
+WHITE = (255, 255, 255)
+
+
+def random_picture(height: int = 9, width: int = 13, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def random_heat(height: int = 9, width: int = 13, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).random((height, width))
+
+
+def plain(height: int, width: int, color: tuple[int, int, int] = (200, 30, 60)) -> np.ndarray:
+    return np.full((height, width, 3), color, np.uint8)
+
+
+def assert_off_by_at_most_one(drawn: np.ndarray, expected: np.ndarray) -> None:
+    """Float32 may round the other way at a half, which is rare."""
+    difference = np.abs(drawn.astype(int) - expected)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.02
+
+
+class TestAsPicture:
+    def test_rgb_bytes_are_taken_as_they_are(self):
+        picture = random_picture()
+        assert np.shares_memory(as_picture(picture), picture)
+        np.testing.assert_array_equal(as_picture(picture), picture)
+
+    @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1)])
+    def test_grey_fills_the_three_channels(self, shape):
+        grey = np.arange(20, dtype=np.uint8).reshape(shape)
+        np.testing.assert_array_equal(as_picture(grey), np.stack([grey.reshape(4, 5)] * 3, axis=-1))
+
+    def test_the_fourth_channel_is_opacity_over_white(self):
+        rgba = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 100, 255, 51]]], np.uint8)
+        assert as_picture(rgba).tolist() == [[[10, 20, 30], [255, 255, 255], [204, 224, 255]]]
+
+    @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+    def test_floating_point_is_scaled_and_rounded(self, dtype):
+        picture = np.array([[0, 0.25, 0.5, 1]], dtype)
+        assert as_picture(picture)[0, :, 0].tolist() == [0, 64, 128, 255]
+
+    def test_rounding_noise_at_the_ends_is_forgiven(self):
+        assert as_picture(np.array([[-1e-5, 1 + 1e-5]]))[0, :, 0].tolist() == [0, 255]
+
+    @pytest.mark.parametrize(
+        ("picture", "text"),
+        [
+            (
+                np.zeros((3, 8, 9), np.uint8),
+                r"shape (3, 8, 9); expected (H, W) or (H, W, 1, 3 or 4): the channels come",
+            ),
+            (
+                np.zeros((2, 8, 9, 3), np.uint8),
+                "shape (2, 8, 9, 3); expected (H, W) or (H, W, 1, 3 or 4): give one pic",
+            ),
+            (np.zeros((5, 8, 2), np.uint8), "shape (5, 8, 2); expected"),
+            (np.zeros(5, np.uint8), "shape (5,); expected"),
+            (np.zeros((0, 5, 3), np.uint8), "shape (0, 5, 3); expected"),
+            (np.zeros((4, 5, 3), np.int64), "type int64; expected uint8, or floating point in [0, 1]: use astype(np."),
+            (
+                np.array([[-2.0, 2.5]]),
+                "runs from -2 to 2.5; a floating point picture is within [0, 1]: divide by 255, or",
+            ),
+            (np.array([[0.0, 255.0]]), "runs from 0 to 255"),
+            (np.array([[0.0, np.nan]]), "runs from nan to nan"),
+        ],
+    )
+    def test_what_is_not_a_picture(self, picture, text):
+        with pytest.raises(InputError, match=re.escape(text)):
+            as_picture(picture)
+
+
+class TestOverlay:
+    @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
+    def test_is_the_blend_of_picture_and_colour(self, alpha):
+        picture, heat = random_picture(), random_heat()
+        expected = np.zeros(picture.shape)
+        for y, x, c in np.ndindex(picture.shape):
+            colour = float(colormap("turbo")[int(heat[y, x] * 255 + 0.5), c])
+            expected[y, x, c] = int((1 - alpha) * float(picture[y, x, c]) + alpha * colour + 0.5)
+        assert_off_by_at_most_one(overlay(picture, heat, cmap="turbo", alpha=alpha), expected)
+
+    def test_with_alpha_heat_the_opacity_is_the_heat(self):
+        picture, heat = random_picture(), np.round(random_heat() * 255) / 255
+        expected = np.zeros(picture.shape)
+        for y, x, c in np.ndindex(picture.shape):
+            colour = float(colormap("jet")[round(heat[y, x] * 255), c])
+            expected[y, x, c] = int((1 - heat[y, x]) * float(picture[y, x, c]) + heat[y, x] * colour + 0.5)
+        assert_off_by_at_most_one(overlay(picture, heat, alpha="heat"), expected)
+
+    def test_with_alpha_heat_a_cold_region_shows_the_plain_picture(self):
+        heat = np.array([[0.0, 1.0]])
+        assert overlay(plain(1, 2, WHITE), heat, alpha="heat").tolist() == [[[255, 255, 255], [128, 0, 0]]]
+
+    def test_a_small_map_is_resized_smoothly_to_the_picture(self):
+        heat = random_heat(7, 7)
+        drawn = overlay(plain(31, 45), heat, cmap="gray", alpha=1)
+        assert_off_by_at_most_one(drawn[..., 1], np.rint(resize(heat, (31, 45)) * 255))
+
+    def test_nan_and_outside_values_stay_where_they_are(self):
+        heat = np.array([[0.5, 0.5, 0.5], [np.nan, 0.5, np.inf], [-7, 0.5, 9.0]])
+        tame = np.array([[0.5, 0.5, 0.5], [0, 0.5, 1], [0, 0.5, 1]])
+        picture = random_picture(12, 12)
+        np.testing.assert_array_equal(overlay(picture, heat), overlay(picture, tame))
+
+    def test_picture_and_heat_are_not_changed(self):
+        picture, heat = random_picture(), random_heat().astype(np.float32)
+        before = picture.copy(), heat.copy()
+        overlay(picture, heat)
+        matlab_overlay(picture, heat, threshold=0.6)
+        np.testing.assert_array_equal(picture, before[0])
+        np.testing.assert_array_equal(heat, before[1])
+
+    @given(
+        hnp.array_shapes(min_dims=2, max_dims=2, max_side=20),
+        hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.floats(width=32)),
+        st.one_of(st.just("heat"), st.floats(0, 1)),
+    )
+    @settings(max_examples=50, deadline=None)
+    def test_the_shape_is_that_of_the_picture_whatever_the_heat(self, size, heat, alpha):
+        for drawn in (overlay(random_picture(*size), heat, alpha=alpha), matlab_overlay(random_picture(*size), heat)):
+            assert (drawn.shape, drawn.dtype) == ((*size, 3), np.uint8)
+
+    @pytest.mark.parametrize("alpha", [-0.1, 1.5, float("nan"), "hot"])
+    def test_an_alpha_out_of_range(self, alpha):
+        with pytest.raises(InputError, match=re.escape(f"alpha is {alpha!r}; expected a number in [0, 1] or 'heat'")):
+            overlay(random_picture(), random_heat(), alpha=alpha)
+
+    @pytest.mark.parametrize("shape", [(2, 7, 7), (7,), (0, 7)])
+    def test_heat_that_is_not_one_map(self, shape):
+        text = f"heat has shape {shape}; expected one map (h, w): draw the maps one at a time"
+        for draw in (overlay, matlab_overlay):
+            with pytest.raises(InputError, match=re.escape(text)):
+                draw(random_picture(), np.zeros(shape))
+
+    def test_an_unknown_colormap(self):
+        with pytest.raises(InputError, match="colormap 'jett' is not known"):
+            overlay(random_picture(), random_heat(), cmap="jett")
+
+
+class TestMatlabOverlay:
+    @pytest.mark.parametrize("threshold", [0.0, 0.2, 0.7])
+    def test_is_the_formula_of_the_example(self, threshold):
+        picture, heat = random_picture(), random_heat()
+        summed = np.zeros(picture.shape)
+        for y, x, c in np.ndindex(picture.shape):
+            level = 0 if heat[y, x] < threshold else int(heat[y, x] * 255 + 0.5)
+            red, green, blue = (float(value) for value in picture[y, x])
+            grey = 0.299 * red + 0.587 * green + 0.114 * blue
+            summed[y, x, c] = float(colormap("jet")[level, c]) * level / 255 + grey / 2
+        expected = np.rint((summed - summed.min()) / (summed.max() - summed.min()) * 255)
+        assert_off_by_at_most_one(matlab_overlay(picture, heat, threshold=threshold), expected)
+
+    def test_the_whole_range_is_used(self):
+        drawn = matlab_overlay(random_picture(), random_heat())
+        assert (drawn.min(), drawn.max()) == (0, 255)
+
+    def test_the_threshold_itself_is_kept(self):
+        picture = plain(1, 2, (0, 0, 0))
+        assert matlab_overlay(picture, np.array([[0.25, 0.5]], np.float32), threshold=0.5)[0, 0].max() == 0
+        assert matlab_overlay(picture, np.array([[0.25, 0.5]], np.float32), threshold=0.5)[0, 1].max() == 255
+
+    def test_without_heat_the_grey_picture_is_stretched(self):
+        ramp = np.arange(0, 101, 20, dtype=np.uint8)[None]
+        assert matlab_overlay(ramp, np.zeros((2, 2)))[0, :, 1].tolist() == [0, 51, 102, 153, 204, 255]
+
+    @pytest.mark.parametrize(("grey", "expected"), [(0, 0), (100, 50), (255, 128)])
+    def test_a_constant_sum_stays_constant(self, grey, expected):
+        drawn = matlab_overlay(np.full((4, 5), grey, np.uint8), np.full((3, 3), np.nan))
+        np.testing.assert_allclose(drawn, np.full((4, 5, 3), expected), atol=1 if grey == 255 else 0)
+
+    @pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
+    def test_a_threshold_out_of_range(self, threshold):
+        with pytest.raises(InputError, match=re.escape(f"threshold is {threshold}; expected a number in [0, 1]")):
+            matlab_overlay(random_picture(), random_heat(), threshold=threshold)
+
+
+class TestBoxes:
+    def test_the_line_lies_inside_the_box_and_the_halo_on_both_sides(self):
+        drawn = draw_boxes(plain(20, 20), [(5, 6, 15, 16)], color=(1, 2, 3), width=1)
+        expected = plain(20, 20)
+        expected[5:17, 4:16] = render._HALO
+        expected[6:16, 5:15] = (1, 2, 3)
+        expected[7:15, 6:14] = render._HALO
+        expected[8:14, 7:13] = plain(1, 1)
+        np.testing.assert_array_equal(drawn, expected)
+
+    def test_the_line_is_as_wide_as_asked(self):
+        drawn = draw_boxes(plain(60, 60), [(10, 10, 50, 50)], width=4)
+        assert (drawn[30] == 255).all(axis=-1).nonzero()[0].tolist() == [10, 11, 12, 13, 46, 47, 48, 49]
+
+    def test_the_line_grows_with_the_picture(self):
+        def white(side: int) -> int:
+            drawn = draw_boxes(plain(side, side), [(side // 4, side // 4, side // 2, side // 2)])
+            return int((drawn[side // 3] == 255).all(axis=-1).sum()) // 2
+
+        assert [white(side) for side in (100, 390, 780)] == [2, 3, 6]
+
+    def test_what_follows_the_corners_is_ignored(self):
+        picture = random_picture(30, 30)
+        np.testing.assert_array_equal(
+            draw_boxes(picture, [(3, 4, 20, 21, 0.9, 7)]), draw_boxes(picture, np.array([[3.2, 3.9, 20.4, 20.6]]))
+        )
+
+    @given(st.lists(st.tuples(*[st.integers(-(10**9), 10**9) | st.integers(-40, 40)] * 4), max_size=3))
+    @settings(deadline=None)
+    def test_only_the_inside_of_the_picture_is_drawn_on(self, boxes):
+        boxes = [(x0, y0, x0 + abs(w) + 1, y0 + abs(h) + 1) for x0, y0, w, h in boxes]
+        wide = np.zeros((120, 120, 3), np.uint8)
+        wide[50:70, 50:70] = plain(20, 20)
+        moved = [(x0 + 50, y0 + 50, x1 + 50, y1 + 50) for x0, y0, x1, y1 in boxes]
+        expected = draw_boxes(wide, moved, width=2)[50:70, 50:70]
+        np.testing.assert_array_equal(draw_boxes(plain(20, 20), boxes, width=2), expected)
+
+    def test_a_box_smaller_than_the_line_is_filled_and_no_more(self):
+        drawn = draw_boxes(plain(30, 30), [(10, 12, 12, 15), (20.1, 20.1, 20.4, 20.4)], width=5)
+        white = np.argwhere((drawn == 255).all(axis=-1)).tolist()
+        assert white == [[y, x] for y in (12, 13, 14) for x in (10, 11)] + [[20, 20]]
+
+    def test_the_picture_is_copied(self):
+        picture = plain(20, 20)
+        drawn = draw_boxes(picture, [])
+        np.testing.assert_array_equal(drawn, picture)
+        assert not np.shares_memory(drawn, picture)
+
+    def test_grey_and_read_only_pictures_are_drawn_on_too(self):
+        grey = np.zeros((20, 20), np.uint8)
+        grey.setflags(write=False)
+        assert (draw_boxes(grey, [(2, 2, 9, 9)])[2, 2:9] == 255).all()
+
+    @pytest.mark.parametrize(
+        "box", [(1, 2, 3), (5, 5, 5, 9), (5, 9, 8, 2), (0, 0, float("nan"), 4), (0, 0, float("inf"), 4)]
+    )
+    def test_what_is_not_a_box(self, box):
+        text = f"box is {[float(v) for v in box]}; expected finite (x0, y0, x1, y1) in pixels with x0 < x1 and y0 < y1"
+        with pytest.raises(InputError, match=re.escape(text)):
+            draw_boxes(plain(9, 9), [box])
+
+    @pytest.mark.parametrize(
+        ("option", "text"),
+        [
+            ({"width": 0}, "width is 0; expected at least 1"),
+            ({"color": (1, 2)}, "color is (1, 2); expected three numbers (R, G, B), each 0..255"),
+            ({"color": (1, 2, 256)}, "color is (1, 2, 256); expected"),
+        ],
+    )
+    def test_options_out_of_range(self, option, text):
+        with pytest.raises(InputError, match=re.escape(text)):
+            draw_boxes(plain(9, 9), [], **option)
+
+
+class TestCaptionLines:
+    def test_the_most_probable_come_first(self):
+        names = ["tench, Tinca tinca", "Egyptian cat", "tabby, tabby cat", "lynx"]
+        assert caption_lines(names, [0.02, 0.93, 0.04, 0.01]) == ["Egyptian cat 0.93", "tabby 0.04", "tench 0.02"]
+
+    def test_equal_probabilities_keep_their_order(self):
+        names = [f"class {k}" for k in range(100)]
+        expected = [f"class {k} 0.02" for k in range(1, 100, 2)] + [f"class {k} 0.00" for k in range(0, 100, 2)]
+        assert caption_lines(names, np.tile([0.0, 0.02], 50), 100) == expected
+
+    def test_no_more_lines_than_classes(self):
+        assert caption_lines(["a"], [1.0], top=9) == ["a 1.00"]
+
+    def test_a_long_name_is_shortened(self):
+        name = "electric locomotive with a pantograph"
+        assert caption_lines([name], [0.5]) == ["electric locomotive with… 0.50"]
+        assert caption_lines(["x" * 26], [0.5]) == ["x" * 26 + " 0.50"]
+        assert caption_lines(["x" * 27], [0.5]) == ["x" * 25 + "… 0.50"]
+
+    def test_what_is_not_printed_is_taken_out(self):
+        assert caption_lines(["big\n\tred\x00 \x1bcat\u202e\ud800"], [0.5]) == ["big red cat 0.50"]
+
+    def test_one_probability_for_each_name(self):
+        with pytest.raises(InputError, match=r"probabilities have shape \(3,\) for 2 names; expected one for each"):
+            caption_lines(["a", "b"], [0.1, 0.2, 0.7])
+
+    def test_at_least_one_line(self):
+        with pytest.raises(InputError, match="top is 0; expected at least 1"):
+            caption_lines(["a"], [1.0], top=0)
+
+
+def drawn_size(sheet: np.ndarray, color: tuple[int, int, int]) -> tuple[int, int]:
+    """Height and width of what is drawn in ``color`` (scaling keeps a plain picture plain)."""
+    rows, columns = np.nonzero((sheet == color).all(axis=-1))
+    return int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1
+
+
+class TestGrid:
+    def test_pictures_keep_their_aspect_ratio(self):
+        wide, high = (200, 30, 60), (30, 60, 200)
+        sheet = grid([plain(50, 100, wide), plain(90, 30, high)], tile=60)
+        assert drawn_size(sheet, wide) == (30, 60)
+        assert drawn_size(sheet, high) == (60, 20)
+
+    def test_a_picture_of_the_size_of_the_tile_is_untouched(self):
+        picture = random_picture(40, 64)
+        np.testing.assert_array_equal(grid([picture], tile=64, margin=5)[5:-5, 5:-5], picture)
+
+    @pytest.mark.parametrize(("count", "shape"), [(1, (1, 1)), (2, (1, 2)), (5, (2, 3)), (9, (3, 3)), (10, (3, 4))])
+    def test_the_sheet_is_near_square(self, count, shape):
+        sheet = grid([plain(20, 20)] * count, tile=20, margin=3)
+        assert sheet.shape == (3 + 23 * shape[0], 3 + 23 * shape[1], 3)
+
+    @given(st.integers(1, 7), st.integers(1, 9), st.integers(0, 6), st.booleans())
+    @settings(max_examples=30, deadline=None)
+    def test_the_pictures_stand_in_order(self, count, columns, margin, captioned):
+        colors = [(10 * k, 255 - 10 * k, 100) for k in range(count)]
+        captions = ["x"] * count if captioned else None
+        sheet = grid([plain(8, 8, c) for c in colors], captions, columns=columns, tile=8, margin=margin)
+        at = [tuple(np.argwhere((sheet == color).all(axis=-1))[0]) for color in colors]
+        assert at == sorted(at)
+        assert len({y for y, _ in at}) == -(-count // min(columns, count))
+
+    def test_the_tile_follows_the_largest_picture_within_bounds(self):
+        sizes = [grid([plain(10, side)], margin=0).shape[1] for side in (50, 224, 1000)]
+        assert sizes == [192, 224, 384]
+
+    def test_a_low_picture_stands_on_its_caption(self):
+        low = (200, 30, 60)
+        sheet = grid([plain(40, 40, (1, 1, 1)), plain(10, 40, low)], tile=40, margin=0)
+        assert (sheet[30:, 40:] == low).all()
+        assert (sheet[:30, 40:] == 255).all()
+
+    def test_narrow_pictures_move_together_as_far_as_captions_allow(self):
+        pictures = [plain(80, 20)] * 2
+        assert grid(pictures, tile=80, margin=0).shape[1] == 2 * 20
+        assert grid(pictures, ["a", "b"], tile=80, margin=0).shape[1] == 2 * 60
+
+    def test_a_caption_of_a_million_letters_is_drawn(self):
+        sheets = [grid([plain(32, 32)], ["W" * count], tile=32) for count in (500, 1_000_001)]
+        np.testing.assert_array_equal(*sheets)
+
+    def test_what_is_left_over_is_background(self):
+        sheet = grid([plain(10, 10)] * 3, columns=2, tile=10, margin=2, background=(1, 2, 3))
+        assert (sheet[12:, 14:] == (1, 2, 3)).all()
+        assert (sheet[:2] == (1, 2, 3)).all()
+
+    @pytest.mark.parametrize("background", [WHITE, (20, 20, 20)])
+    def test_the_caption_stands_out_below_its_picture(self, background):
+        sheet = grid([plain(100, 100)], ["cat 0.93"], tile=100, margin=0, background=background).astype(int)
+        below = np.abs(sheet[100:] - background).max(axis=-1)
+        assert below.max() > 200
+        ink_rows, ink_columns = np.nonzero(below > 100)
+        assert ink_rows.min() >= 6  # not on the picture
+        assert ink_rows.max() < len(below) - 6  # nor cut off below
+        assert abs(ink_columns.min() - (99 - ink_columns.max())) <= 2  # centred
+
+    def test_each_line_has_the_same_height_and_all_are_drawn(self):
+        heights = [grid([plain(64, 64)], [["Äg"] * n], tile=64).shape[0] for n in (1, 2, 3)]
+        assert heights[2] - heights[1] == heights[1] - heights[0] >= 12
+        one, three = (grid([plain(64, 64)], [["no"] * n], tile=64, margin=0)[64:] for n in (1, 3))
+        assert (three < 128).sum() == 3 * (one < 128).sum() > 0
+
+    def test_a_caption_that_is_too_wide_stays_within_its_tile_and_keeps_its_number(self):
+        font = render._font(192)
+        text = render._narrowed("electric locomotive with a very long pantograph 0.93", 150, font)
+        assert re.fullmatch(r"electric .*… 0\.93", text)
+        assert 120 < font.getlength(text) <= 150
+        sheet = grid([plain(192, 192)] * 2, ["W" * 1000, ""], tile=192, margin=12)
+        assert (sheet[:, :12] == 255).all()
+        assert (sheet[:, 204:216] == 255).all()
+
+    def test_letters_the_font_lacks_take_their_plain_form(self):
+        assert render._drawable("naïve – Übergröße × Ålesund…") == "naive - Ubergrosse x Alesund…"
+
+    @given(st.text(alphabet=st.characters(), max_size=30))
+    @settings(max_examples=60, deadline=None)
+    def test_any_text_is_drawn(self, text):
+        sheet = grid([plain(32, 32)], [["one", text]], tile=32, margin=0)
+        assert sheet.shape == grid([plain(32, 32)], [["one", "two"]], tile=32, margin=0).shape
+
+    def test_a_line_break_in_a_caption_is_a_space(self):
+        sheets = [grid([plain(64, 64)], [text], tile=64) for text in ("a\nb", "a b", "\x00a \x1bb\u200b")]
+        np.testing.assert_array_equal(sheets[0], sheets[1])
+        np.testing.assert_array_equal(sheets[2], sheets[1])
+
+    @pytest.mark.parametrize(
+        ("arguments", "options", "text"),
+        [
+            (([],), {}, "there are no pictures; expected at least one"),
+            (([plain(5, 5)], ["a", "b"]), {}, "captions: 2 for 1 pictures; expected a sequence with one for each"),
+            (([plain(5, 5)] * 3, "abc"), {}, "captions: one string for 3 pictures"),
+            (([plain(5, 5)],), {"columns": 0}, "columns is 0; expected at least 1"),
+            (([plain(5, 5)],), {"tile": 0}, "tile is 0; expected at least 1"),
+            (([plain(5, 5)],), {"margin": -1}, "margin is -1; expected at least 0"),
+            (([plain(5, 5)],), {"background": (0, 0)}, "background is (0, 0); expected three numbers"),
+        ],
+    )
+    def test_arguments_out_of_range(self, arguments, options, text):
+        with pytest.raises(InputError, match=re.escape(text)):
+            grid(*arguments, **options)
+
+
+class TestStrip:
+    def test_is_one_row(self):
+        pictures = [random_picture(20, 30, seed) for seed in range(5)]
+        np.testing.assert_array_equal(
+            strip(pictures, list("abcde"), tile=30), grid(pictures, list("abcde"), columns=5, tile=30, margin=6)
+        )
+
+    def test_without_pictures(self):
+        with pytest.raises(InputError, match="there are no pictures"):
+            strip([])
+
+
+class TestCompactGrid:
+    def test_equal_pictures_stand_edge_to_edge(self):
+        pictures = [random_picture(12, 16, seed) for seed in range(4)]
+        expected = np.concatenate([np.concatenate(pictures[:2], axis=1), np.concatenate(pictures[2:], axis=1)], axis=0)
+        np.testing.assert_array_equal(compact_grid(pictures, tile=16), expected)
+
+    @given(st.lists(st.tuples(st.integers(10, 60), st.integers(10, 60)), min_size=1, max_size=7), st.integers(1, 4))
+    @settings(max_examples=40, deadline=None)
+    def test_pictures_of_any_aspect_ratio_leave_no_gap(self, sizes, columns):
+        sheet = compact_grid([plain(*size) for size in sizes], columns=columns, tile=40)
+        columns = min(columns, len(sizes))
+        assert sheet.shape[1] == 40 * columns
+        last = len(sizes) % columns
+        gap = (sheet == 255).all(axis=-1)
+        full_rows = ~gap.any(axis=1)
+        assert (sheet[full_rows] == plain(1, 1)).all()
+        if not last:
+            assert full_rows.all()
+        else:
+            assert not gap[~full_rows][:, : 40 * last].any()
+            assert gap[~full_rows][:, 40 * last :].all()
+
+    def test_the_aspect_ratio_is_kept(self):
+        wide, high = (200, 30, 60), (30, 60, 200)
+        sheet = compact_grid([plain(50, 150, wide), plain(80, 80, high)], tile=100)
+        assert drawn_size(sheet, wide) == (50, 150)
+        assert drawn_size(sheet, high) == (50, 50)
+
+    @pytest.mark.parametrize(
+        ("pictures", "options", "text"),
+        [
+            ([], {}, "there are no pictures"),
+            ([plain(5, 5)], {"columns": -1}, "columns is -1"),
+            ([plain(5, 5)], {"tile": 0}, "tile is 0"),
+        ],
+    )
+    def test_arguments_out_of_range(self, pictures, options, text):
+        with pytest.raises(InputError, match=text):
+            compact_grid(pictures, **options)
+
+
+class TestSavePicture:
+    @pytest.mark.parametrize(
+        ("name", "kind", "tolerance"),
+        [("a.png", "PNG", 0), ("a.jpg", "JPEG", 6), ("a.JPEG", "JPEG", 6), ("a.webp", "WEBP", 6)],
+    )
+    def test_the_suffix_says_the_format(self, tmp_path, name, kind, tolerance):
+        save_picture(tmp_path / name, plain(24, 32))
+        with Image.open(tmp_path / name) as image:
+            assert image.format == kind
+            np.testing.assert_allclose(np.asarray(image).astype(int), plain(24, 32), atol=tolerance)
+        assert os.listdir(tmp_path) == [name]  # noqa: PTH208
+
+    def test_png_gives_back_every_byte(self, tmp_path):
+        save_picture(str(tmp_path / "a.png"), random_picture())
+        with Image.open(tmp_path / "a.png") as image:
+            np.testing.assert_array_equal(np.asarray(image), random_picture())
+
+    def test_an_older_file_is_replaced(self, tmp_path):
+        (tmp_path / "a.png").write_bytes(b"old")
+        save_picture(tmp_path / "a.png", random_picture())
+        with Image.open(tmp_path / "a.png") as image:
+            assert image.size == (13, 9)
+
+    @pytest.mark.parametrize("name", ["a.bmp", "a", "a.png.txt"])
+    def test_another_suffix(self, tmp_path, name):
+        text = f"cannot tell the picture format from {name!r}; end it in one of .png, .jpg, .jpeg, .webp"
+        with pytest.raises(InputError, match=re.escape(text)):
+            save_picture(tmp_path / name, random_picture())
+        assert not any(tmp_path.iterdir())
+
+    def test_a_missing_folder_is_named(self, tmp_path):
+        folder = tmp_path / "missing"
+        with pytest.raises(
+            FileNotFoundError, match=re.escape(f"cannot write 'a.png' in the folder {str(folder)!r}: No")
+        ):
+            save_picture(folder / "a.png", random_picture())
+
+    def test_a_file_in_place_of_the_folder_is_named(self, tmp_path):
+        (tmp_path / "file").write_bytes(b"")
+        with pytest.raises(NotADirectoryError, match=r"in the folder .*file': Not a directory; choose a folder that"):
+            save_picture(tmp_path / "file" / "a.png", random_picture())
+
+    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes everywhere")
+    def test_a_folder_without_permission_is_named(self, tmp_path):
+        tmp_path.chmod(0o500)
+        with pytest.raises(PermissionError, match=re.escape(str(tmp_path))):
+            save_picture(tmp_path / "a.png", random_picture())
+
+    def test_a_write_that_fails_midway_leaves_the_older_file_and_nothing_else(self, tmp_path, monkeypatch):
+        (tmp_path / "a.png").write_bytes(b"old")
+
+        def disk_full(path: Path, data: bytes) -> int:
+            with path.open("wb") as file:
+                file.write(data[:10])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(Path, "write_bytes", disk_full)
+        with pytest.raises(OSError, match=f"in the folder .*{re.escape(tmp_path.name)}.*: No space left") as caught:
+            save_picture(tmp_path / "a.png", random_picture())
+        assert caught.value.errno == errno.ENOSPC
+        assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("a.png", b"old")]
+
+    @pytest.mark.parametrize(
+        ("failure", "text"),
+        [
+            (PermissionError(errno.EACCES, "no"), r"'a\.png' in the folder '.*': no; choose a folder"),
+            (OSError("odd"), r"in the folder '.*': odd; choose"),
+            (KeyboardInterrupt(), r"^$"),
+        ],
+    )
+    def test_a_rename_that_fails_leaves_no_file(self, tmp_path, monkeypatch, failure, text):
+        def refuse(path: Path, target: Path) -> None:
+            assert path.exists()
+            raise failure
+
+        monkeypatch.setattr(Path, "replace", refuse)
+        with pytest.raises(type(failure), match=text):
+            save_picture(tmp_path / "a.png", random_picture())
+        assert not any(tmp_path.iterdir())
+
+
+def test_importing_needs_no_pillow():
+    code = "import sys, camcore.render; sys.exit('PIL' in sys.modules)"
+    root = Path(render.__file__).parents[1]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
