@@ -18,7 +18,7 @@ from camcore.head import LinearHead, global_mean
 from camcore.pictures import Picture, load_picture
 from camcore.plan import Plan, make_plan
 from camcore.preprocess import Preprocess, View
-from camcore.scores import Classes
+from camcore.scores import Classes, wrong_shape
 
 __all__ = ["Explainer", "explainer", "open_backend"]
 
@@ -56,6 +56,7 @@ class Explainer:
         self.batch_size = batch_size
         self._method, self._layer = method, _one_layer(layer)
         self._plan: Plan | None = None
+        self._checked = False
 
     @property
     def plan(self) -> Plan:
@@ -145,11 +146,20 @@ class Explainer:
         needs = plan.method.needs
         seen = self.backend.observe(images, needs=needs, layer=plan.layer, classes=classes, labels=self.labels)
         if "head" in needs:
-            check_evidence(seen, plan.tap)
+            check_scores(seen.scores)
+            if not (self._checked and self.backend.fixed):
+                check_evidence(seen, plan.tap)
+                self._checked = True
         given = {need: getattr(seen, need) for need in needs}
         with np.errstate(over="ignore", invalid="ignore"):  # float16 features may hold inf: the check above has spoken
             maps = plan.method.formula(classes=seen.classes, **given)
         return maps.astype(np.float32, copy=False), seen.scores, seen.classes
+
+
+def check_scores(scores: Floats) -> None:
+    """Of what is not a number there is no map."""
+    if not np.isfinite(scores).all():
+        raise InputError("the model's scores are NaN or infinite for this input, so there is nothing to explain")
 
 
 def check_evidence(seen: Evidence, tap: Tap) -> None:
@@ -162,13 +172,12 @@ def check_evidence(seen: Evidence, tap: Tap) -> None:
     """
     head, features = seen.head, seen.features
     assert head is not None and features is not None  # the backend's contract for these needs
-    rebuilt = _rows(head, global_mean(features), seen.classes)
     expected = np.take_along_axis(seen.scores, seen.classes, axis=1)
     slack = tap.slack[seen.classes] if np.ndim(tap.slack) else tap.slack
-    worst = float(np.max(np.abs(rebuilt - expected) - slack, initial=0.0))
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite features do not reproduce finite scores
+        rebuilt = _rows(head, global_mean(features), seen.classes)
+        worst = float(np.max(np.abs(rebuilt - expected) - slack, initial=0.0))
     scale = float(np.abs(seen.scores).max(initial=0.0))
-    if not np.isfinite(scale):
-        raise InputError("the model's scores are NaN or infinite for this input, so there is nothing to explain")
     if not worst <= tap.tolerance * max(scale, 1e-30):
         raise HeadNotFound(
             f"the head found ({tap.how}) at {tap.layer} does not reproduce the scores: they differ by up to {worst:.3g}, "
@@ -204,11 +213,12 @@ def _as_list(images: Any) -> list[Any]:
 
 def _part(classes: Classes, start: int, count: int, total: int) -> Classes:
     """The classes of a part of the batch."""
-    if classes is None or isinstance(classes, (str, int, np.integer)):
+    if classes is None or isinstance(classes, str) or np.ndim(classes) == 0:
         return classes
-    if len(classes) != total:
-        return classes  # the wrong length: choose_classes says so
-    part: Classes = classes[start : start + count]
+    chosen: Any = classes
+    if len(chosen) != total:
+        raise wrong_shape(np.shape(chosen), total)  # here, since a part of the batch may have that length
+    part: Classes = chosen[start : start + count]
     return part
 
 

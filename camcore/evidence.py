@@ -115,6 +115,8 @@ class Backend(Protocol):
 
     kind: str
     device: str
+    fixed: bool
+    """True where weights cannot change between calls, so that what was checked once holds."""
     labels: tuple[str, ...] | None
     preprocess: Preprocess | None
     input: InputSpec
@@ -182,8 +184,9 @@ def accept_images(images: Any, spec: InputSpec) -> Floats:
 
 
 def _check_finite(array: Floats) -> None:
-    if np.isfinite(array.sum(dtype=np.float64)) or np.isfinite(array).all():
-        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(array.sum()) or np.isfinite(array).all():  # the sum is the faster question, the second is exact
+            return
     wrong = ~np.isfinite(array.reshape(len(array), -1))
     image = int(np.argmax(wrong.any(axis=1)))
     raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -70,9 +71,7 @@ class Explanation:
 
     def __getitem__(self, index: int | slice) -> Explanation:
         """The explanation of some of the images; an int keeps the batch axis."""
-        part = slice(index, index + 1 or None) if isinstance(index, int) else index
-        if isinstance(index, int) and not -len(self) <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
+        part = index if isinstance(index, slice) else self._slice(operator.index(index))
         return replace(
             self,
             maps=self.maps[part],
@@ -82,6 +81,11 @@ class Explanation:
             pictures=None if self.pictures is None else self.pictures[part],
             views=None if self.views is None else self.views[part],
         )
+
+    def _slice(self, index: int) -> slice:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        return slice(index, index + 1 or None)
 
     def __repr__(self) -> str:
         return f"Explanation({self.method} at {self.layer}, maps {self.maps.shape}, scores {self.scores.shape})"
@@ -129,8 +133,11 @@ class Explanation:
         (N, T, *size) float32 ndarray
             In [0, 1]. A constant map gives zeros.
         """
+        size = self.input_size if size is None else size
+        if len(size) != len(self.input_size):
+            raise InputError(f"size is {tuple(size)}; expected one length a spatial axis, as in {self.input_size}")
         maps = rectify(self.maps) if self.rectifies else self.maps
-        larger = resize(maps, self.input_size if size is None else size, mode=mode)  # type: ignore[arg-type]
+        larger = resize(maps, size, mode=mode)  # type: ignore[arg-type]
         heat = normalize(larger, normalization, spatial=len(self.input_size))
         if threshold or gain != 1.0:
             heat = postprocess(heat, threshold=threshold, gain=gain)

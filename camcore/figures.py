@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from camcore import render
+from camcore import render, sheets
 from camcore.errors import InputError
-from camcore.labels import short_name
 from camcore.regions import boxes as heat_boxes
 
 if TYPE_CHECKING:
@@ -27,8 +26,14 @@ def seen(out: Explanation, n: int) -> Pixels:
     if out.pictures is None or out.views is None:
         return _to_side(_stretched(out.images[n]))
     pixels = out.pictures[n].pixels
-    x0, y0, x1, y1 = (round(v) for v in out.views[n])
-    return _to_side(pixels[max(y0, 0) : y1, max(x0, 0) : x1])
+    x0, y0, x1, y1 = out.views[n]
+    return _to_side(pixels[_whole(y0, y1), _whole(x0, x1)])
+
+
+def _whole(start: float, stop: float) -> slice:
+    """Whole pixels, at least one."""
+    first = max(min(round(start), int((start + stop) / 2)), 0)
+    return slice(first, max(round(stop), first + 1))
 
 
 def _stretched(image: NDArray[Any]) -> Pixels:
@@ -92,7 +97,7 @@ def top_lines(out: Explanation, n: int, top: int = 3) -> list[str]:
     """The best names and probabilities of image ``n``."""
     chances = out.probabilities[n]
     best = np.argsort(-chances, kind="stable")[:top]
-    return render.caption_lines([short_name(out.label(int(c))) for c in best], chances[best].tolist(), top=top)
+    return sheets.caption_lines([out.label(int(c)) for c in best], chances[best].tolist(), top=top)
 
 
 def sheet(out: Explanation, n: int, *, top: int = 3, **style: Any) -> Pixels:
@@ -101,5 +106,5 @@ def sheet(out: Explanation, n: int, *, top: int = 3, **style: Any) -> Pixels:
     tiles, captions = [seen(out, n)], [top_lines(out, n, top)]
     for picture, c in zip(overlays(out, n, **style), out.classes[n].tolist(), strict=True):
         tiles.append(picture)
-        captions.append([*render.caption_lines([short_name(out.label(c))], [float(chances[c])]), out.method])
-    return render.grid(tiles, captions, columns=min(len(tiles), 6), tile=300)
+        captions.append([*sheets.caption_lines([out.label(c)], [float(chances[c])]), out.method])
+    return sheets.grid(tiles, captions, columns=min(len(tiles), 6), tile=300)

@@ -15,8 +15,10 @@ __all__ = ["clean", "read_labels", "short_name"]
 
 _LIMIT_BYTES = 16 << 20
 _LIMIT_NAMES = 1_000_000
-_PREFIX = re.compile(r"^(?:n\d{8}|\d+)(?:\s*[:,]\s*|\s+)(?=\S)")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_SYNSET = re.compile(r"^n\d{8}(?:\s*[:,]\s*|\s+)(?=\S)")
+_NUMBER = re.compile(r"^([0-9]{1,9})(?:\s*[:,]\s*|\s+)(?=\S)")
+# Besides what a terminal obeys: what turns the writing direction, and surrogates, which no file can hold.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def read_labels(source: str | PathLike[str] | Sequence[str] | Mapping[Any, str]) -> tuple[str, ...]:
@@ -53,15 +55,23 @@ def read_labels(source: str | PathLike[str] | Sequence[str] | Mapping[Any, str])
 
 def _from_lines(text: str) -> tuple[str, ...]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if lines and all(_PREFIX.match(line) for line in lines):
-        lines = [_PREFIX.sub("", line) for line in lines]
+    if all(_SYNSET.match(line) for line in lines):
+        lines = [_SYNSET.sub("", line) for line in lines]
+    elif _numbered(lines):
+        lines = [_NUMBER.sub("", line) for line in lines]
     return tuple(clean(line) for line in lines)
+
+
+def _numbered(lines: Sequence[str]) -> bool:
+    """Whether the numbers in front count the lines; those of "50 euro" and "100 euro" belong to the names."""
+    numbers = [int(found[1]) for found in map(_NUMBER.match, lines) if found]
+    return numbers in ([*range(len(lines))], [*range(1, len(lines) + 1)])
 
 
 def _from_json(path: Path, text: str) -> tuple[str, ...]:
     try:
         data = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"labels: {path}: not valid JSON: {error}") from error
     if isinstance(data, dict):
         return _from_mapping(data)

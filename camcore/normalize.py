@@ -72,7 +72,8 @@ def normalize(maps: Floats, kind: str = "minmax", *, spatial: int = 2) -> Floats
     -------
     (..., *S) float32 ndarray (float64 stays float64)
         In [0, 1]; for ``tanh`` at most tanh(2) = 0.964. A constant map gives zeros (``minmax``); a map without a positive value gives zeros (``relu-max``,
-        ``tanh``). NaN counts as the smallest value of its map, so it never spreads.
+        ``tanh``). NaN counts as the smallest value of its map, so it never spreads; a map of
+        nothing but NaN counts as zeros.
 
     Raises
     ------
@@ -101,8 +102,9 @@ def _finite(maps: Floats, axes: tuple[int, ...]) -> Floats:
         return maps
     limit = np.finfo(maps.dtype).max
     clipped = np.clip(maps, -limit, limit)
-    low = np.min(clipped, axis=axes, keepdims=True, initial=limit, where=~np.isnan(clipped))
-    return np.where(np.isnan(clipped), low, clipped)
+    missing = np.isnan(clipped)
+    low = np.min(clipped, axis=axes, keepdims=True, initial=limit, where=~missing)
+    return np.where(missing, np.where(missing.all(axis=axes, keepdims=True), 0, low), clipped)
 
 
 def postprocess(heat: Floats, *, threshold: float = 0.0, gain: float = 1.0) -> Floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import struct
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ __all__ = ["MAX_PIXELS", "Picture", "find_pictures", "load_picture"]
 
 MAX_PIXELS = 100_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_ORIENTATION = 0x0112  # the EXIF tag
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error)  # what Pillow raises on a damaged file
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
@@ -52,11 +55,19 @@ def load_picture(source: Any, *, max_pixels: int = MAX_PIXELS) -> Picture:
     if isinstance(source, (str, PathLike)):
         path = Path(fspath(source))
         return Picture(_read(path, max_pixels), path.stem, str(path))
-    return Picture(_to_rgb(source), Path(getattr(source, "filename", "") or "image").stem)
+    if not hasattr(source, "getexif"):
+        kind = type(source).__name__
+        raise InputError(f"a picture cannot be of type {kind}; expected a path, a PIL image or a uint8 array")
+    name = getattr(source, "filename", "") or "image"
+    try:
+        return Picture(_to_rgb(source), Path(name).stem)
+    except _DAMAGED as error:  # Pillow decodes at the first need
+        raise InputError(f"{name}: the picture is damaged and cannot be decoded: {error}") from error
 
 
 def _from_array(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
+    shaped = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
+    if pixels.dtype != np.uint8 or not shaped or pixels.size == 0:
         raise InputError(f"a picture array must be (H, W, 3) or (H, W) uint8, got {pixels.shape} {pixels.dtype}")
     return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
 
@@ -78,9 +89,9 @@ def _read(path: Path, max_pixels: int) -> NDArray[np.uint8]:
         raise InputError(f"{path}: {error}; reduce the picture first") from error
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: not a picture that can be read ({', '.join(FORMATS)})") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except _DAMAGED as error:
         raise InputError(f"{path}: the picture is damaged and cannot be decoded: {error}") from error
 
 
@@ -94,14 +105,29 @@ def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _to_rgb(image: Any) -> NDArray[np.uint8]:
-    from PIL import ImageOps
-
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode.startswith(("I;16", "I", "F")):
         return _from_array(_to_8_bit(np.asarray(image)))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = _on_white(image.convert("RGBA"))
     return np.asarray(image.convert("RGB"))
+
+
+def _upright(image: Any) -> Any:
+    """Not ``ImageOps.exif_transpose``: that writes the EXIF data anew, and fails where they are odd."""
+    from PIL.Image import Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    turn = turns.get(image.getexif().get(_ORIENTATION))
+    return image if turn is None else image.transpose(turn)
 
 
 def _on_white(image: Any) -> Any:
@@ -113,11 +139,11 @@ def _on_white(image: Any) -> Any:
 
 def _to_8_bit(values: NDArray[Any]) -> NDArray[np.uint8]:
     """16-bit and float pictures: the full range of the type where it is 16 bits, else the range in use."""
+    sixteen = values.dtype.kind == "u"
     values = np.nan_to_num(values.astype(np.float64))
-    low, high = (0.0, 65535.0) if 255 < values.max() <= 65535 and values.min() >= 0 else (0.0, max(values.max(), 1e-30))
-    if values.max() <= 255 and values.max() > 1:
-        high = 255.0
-    return np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    peak = max(float(values.max()), 1e-30)
+    high = 65535.0 if sixteen or 255 < peak <= 65535 else 255.0 if 1 < peak <= 255 else peak
+    return np.rint(np.clip(values / high, 0, 1) * 255).astype(np.uint8)
 
 
 def find_pictures(places: Iterable[str | PathLike[str]]) -> list[Path]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camcore.errors import InputError, suggest
+from camcore.pictures import MAX_PIXELS
 
 __all__ = ["PRESETS", "Preprocess", "View", "preprocess"]
 
@@ -51,8 +52,13 @@ class Preprocess:
             raise InputError(f"resize is {self.resize!r}; expected 'short', 'squash' or 'none'")
         if self.order not in ("RGB", "BGR"):
             raise InputError(f"channel order is {self.order!r}; expected 'RGB' or 'BGR'")
-        if not self.std or any(not s > 0 for s in self.std):
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, _numbers(name, getattr(self, name)))
+        _numbers("scale", self.scale)
+        if any(not s > 0 for s in self.std):
             raise InputError(f"std is {self.std}; every value must be above 0")
+        if self.size is not None and not _is_size(self.size):
+            raise InputError(f"size is {self.size!r}; expected (H, W), whole numbers of at least 1")
         if not 0 < self.crop <= 1:
             raise InputError(f"crop is {self.crop}; expected a share of the short side, above 0 and at most 1")
 
@@ -86,8 +92,22 @@ class Preprocess:
                 resize=data["resize"],
                 crop=float(data["crop"]),
             )
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
             raise InputError(f"the preprocessing recorded in the model cannot be read: {error!r}") from error
+
+
+def _numbers(name: str, values: Any) -> tuple[float, ...]:
+    try:
+        numbers = np.asarray(values, np.float64).reshape(-1)
+    except (TypeError, ValueError, OverflowError):
+        numbers = np.empty(0)
+    if numbers.size == 0 or not np.isfinite(numbers).all():
+        raise InputError(f"{name} is {values!r}; expected finite numbers, one a channel or one for all")
+    return tuple(numbers.tolist())
+
+
+def _is_size(size: Any) -> bool:
+    return isinstance(size, tuple) and len(size) == 2 and all(isinstance(n, (int, np.integer)) and n > 0 for n in size)
 
 
 PRESETS: Mapping[str, Preprocess] = MappingProxyType(
@@ -114,6 +134,8 @@ def preprocess(spec: str | Preprocess | Mapping[str, Any], **changes: Any) -> Pr
         if spec not in PRESETS:
             raise InputError(f"preprocessing {spec!r} is not known. {suggest(spec, PRESETS)}")
         base = PRESETS[spec]
+    elif not isinstance(spec, Mapping):
+        raise InputError(f"preprocessing is of type {type(spec).__name__}; expected a name, a Preprocess or a dict")
     else:
         base = PRESETS["unit"]
         changes = {**spec, **changes}
@@ -142,6 +164,11 @@ def _fit(
 def _resize_pixels(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     from PIL import Image
 
+    if size[0] * size[1] > MAX_PIXELS:
+        raise InputError(
+            f"a picture of {picture.shape[1]} x {picture.shape[0]} pixels would have to be resized to "
+            f"{size[1]} x {size[0]}; crop it first, or give resize='squash' or a smaller size"
+        )
     resized = Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return np.asarray(resized)
 

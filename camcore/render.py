@@ -13,7 +13,17 @@ from camcore.colormaps import colormap, heat_levels, unit_heat
 from camcore.errors import InputError
 from camcore.resize import resize
 
-__all__ = ["LUMA", "RGB", "Color", "as_picture", "at_least", "draw_boxes", "in_range", "matlab_overlay", "overlay"]
+__all__ = [
+    "LUMA",
+    "RGB",
+    "Color",
+    "as_picture",
+    "at_least",
+    "checked_color",
+    "draw_boxes",
+    "matlab_overlay",
+    "overlay",
+]
 
 RGB = NDArray[np.uint8]
 Color = Sequence[int]
@@ -195,7 +205,7 @@ def matlab_overlay(picture: ArrayLike, heat: ArrayLike, *, threshold: float = 0.
     heat[heat < threshold] = 0
     glow = colormap("jet") * np.linspace(0, 1, 256, dtype=np.float32)[:, None]
     summed = np.take(glow, heat_levels(heat), axis=0)
-    summed += (picture.astype(np.float32) @ (_LUMA / 2))[..., None]
+    summed += (picture.astype(np.float32) @ (LUMA / 2))[..., None]
     return _stretched(summed)
 
 
@@ -236,8 +246,8 @@ def draw_boxes(
         For a box that is empty, not finite or shorter than four numbers, a colour or a width out of range.
     """
     canvas = as_picture(picture).copy()
-    width = _positive("width", max(2, round(min(canvas.shape[:2]) / 130)) if width is None else width)
-    color, halo = _rgb("color", color), math.ceil(width / 2)
+    width = at_least(1, "width", max(2, round(min(canvas.shape[:2]) / 130)) if width is None else width)
+    color, halo = checked_color("color", color), math.ceil(width / 2)
     for box in boxes:
         x0, y0, x1, y1 = _corners(box)
         _outline(canvas, (x0 - halo, y0 - halo, x1 + halo, y1 + halo), width + 2 * halo, _HALO)
@@ -247,14 +257,12 @@ def draw_boxes(
 
 def _corners(box: Sequence[float]) -> tuple[int, int, int, int]:
     numbers = [float(value) for value in box]
-    if len(numbers) < 4 or not all(map(math.isfinite, numbers[:4])) or not _has_area(*numbers[:4]):
-        raise InputError(f"box is {numbers}; expected finite (x0, y0, x1, y1) in pixels with x0 < x1 and y0 < y1")
-    x0, y0, x1, y1 = map(round, numbers[:4])
-    return x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)
-
-
-def _has_area(x0: float, y0: float, x1: float, y1: float) -> bool:
-    return x0 < x1 and y0 < y1
+    x0, y0, x1, y1 = numbers[:4] if len(numbers) >= 4 else [math.nan] * 4
+    if not (math.isfinite(x0 + y0 + x1 + y1) and x0 < x1 and y0 < y1):
+        text = "expected finite (x0, y0, x1, y1) in pixels with x0 < x1 and y0 < y1"
+        raise InputError(f"box is {numbers}; {text}")
+    left, top = round(x0), round(y0)
+    return left, top, max(round(x1), left + 1), max(round(y1), top + 1)
 
 
 def _outline(canvas: RGB, box: tuple[int, int, int, int], width: int, color: Color) -> None:
@@ -267,13 +275,15 @@ def _outline(canvas: RGB, box: tuple[int, int, int, int], width: int, color: Col
         canvas[rows, columns] = color
 
 
-def _positive(name: str, value: int) -> int:
-    if value < 1:
-        raise InputError(f"{name} is {value}; expected at least 1")
+def at_least(least: int, name: str, value: int) -> int:
+    """Return ``value`` if it is not below ``least``; ``name`` is for the error text."""
+    if value < least:
+        raise InputError(f"{name} is {value}; expected at least {least}")
     return int(value)
 
 
-def _rgb(name: str, color: Color) -> Color:
+def checked_color(name: str, color: Color) -> Color:
+    """Return ``color`` if it is one; ``name`` is for the error text."""
     if len(color) != 3 or not all(0 <= value <= 255 for value in color):
         raise InputError(f"{name} is {color!r}; expected three numbers (R, G, B), each 0..255")
     return color

@@ -3,45 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import tempfile
-from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from camcore import figures, render
+from camcore import figures
 from camcore.errors import InputError
 from camcore.explanation import Explanation
+from camcore.files import save_picture, write_atomically
 from camcore.regions import Box, boxes
 
-__all__ = ["ResultFolder", "describe", "write_atomically"]
-
-
-def write_atomically(path: str | PathLike[str], write: Callable[[IO[bytes]], object]) -> Path:
-    """Call ``write`` with a temporary file beside ``path`` and rename it; on any error nothing is left behind."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+__all__ = ["ResultFolder", "describe"]
 
 
 class ResultFolder:
@@ -75,7 +53,9 @@ class ResultFolder:
     def __enter__(self) -> ResultFolder:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()  # also after an error: what was done is not lost
 
     def add(self, out: Explanation) -> None:
@@ -86,7 +66,7 @@ class ResultFolder:
             record = describe(out, n, top=self._top) | {"name": name}
             if len(out.input_size) == 2:
                 target = self.folder / f"{name}.png"
-                render.save_picture(target, figures.sheet(out, n, top=self._top, **self._style))
+                save_picture(target, figures.sheet(out, n, top=self._top, **self._style))
                 record["overlay"] = target.name
                 self.files.append(target)
             self.records.append(record)
@@ -103,9 +83,11 @@ class ResultFolder:
     def close(self) -> None:
         """Write ``maps.npz`` and ``result.json``."""
         if self._maps:
-            self.files.append(write_atomically(self.folder / "maps.npz", lambda f: np.savez_compressed(f, **self._arrays())))
+            self.files.append(
+                write_atomically(self.folder / "maps.npz", lambda f: np.savez_compressed(f, **self._arrays()))
+            )
         text = json.dumps(self.document(), indent=1, ensure_ascii=False, allow_nan=False)
-        self.files.append(write_atomically(self.folder / "result.json", lambda f: f.write(text.encode())))
+        self.files.append(write_atomically(self.folder / "result.json", lambda f: f.write(_utf8(text))))
 
     def _arrays(self) -> dict[str, Any]:
         good = [r for r in self.records if "error" not in r]
@@ -136,7 +118,9 @@ def _check_writable(folder: Path) -> None:
     except FileExistsError as error:
         raise InputError(f"output {folder}: is a file; give a folder with -o") from error
     except OSError as error:
-        raise InputError(f"output folder {folder}: cannot be written to ({error.strerror}); choose another with -o") from error
+        raise InputError(
+            f"output folder {folder}: cannot be written to ({error.strerror}); choose another with -o"
+        ) from error
 
 
 def _summary(out: Explanation) -> dict[str, Any]:
@@ -163,7 +147,8 @@ def describe(out: Explanation, n: int, *, top: int = 3) -> dict[str, Any]:
     record["top"] = [_class(out, n, c, chances) for c in best]
     heats = out[n].heatmaps()[0]
     record["maps"] = [
-        _class(out, n, c, chances) | _places(out, n, heat) for c, heat in zip(out.classes[n].tolist(), heats, strict=True)
+        _class(out, n, c, chances) | _places(out, n, heat)
+        for c, heat in zip(out.classes[n].tolist(), heats, strict=True)
     ]
     return record
 
@@ -176,6 +161,11 @@ def _class(out: Explanation, n: int, index: int, chances: NDArray[Any]) -> dict[
         "score": _number(out.scores[n, index]),
         "probability": _number(chances[index]),
     }
+
+
+def _utf8(text: str) -> bytes:
+    """File names need not be text: their stray bytes become the JSON escapes that read back as the same name."""
+    return text.encode(errors="backslashreplace")
 
 
 def _number(value: Any) -> float | None:

@@ -82,7 +82,7 @@ class HeadWalk:
         if self._weight is None and scales.size > 1:
             return self.linear(name, np.diag(scales), np.broadcast_to(shifts, scales.shape))
         self.path.append(name)
-        channels = max(scales.size, shifts.size) if self._weight is None else self._weight.shape[1]
+        channels = self.width or max(scales.size, shifts.size)
         if scales.size not in (1, channels) or shifts.size not in (1, channels):
             raise HeadNotFound(f"{name} works with {max(scales.size, shifts.size)} values on {channels} channels")
         self._bias = self._through(shifts if self._weight is None else np.broadcast_to(shifts, (channels,)))
@@ -120,8 +120,8 @@ class HeadWalk:
 
     def head(self, channels: int) -> LinearHead:
         """The head that the steps so far make of ``channels`` feature maps."""
+        self._check_width("the pooling", channels)
         if self._weight is not None:
-            self._check_width("the pooling", channels)
             return LinearHead(self._weight, self._bias)
         if self._gain == 1 and self._bias is None:
             return LinearHead.identity(channels)

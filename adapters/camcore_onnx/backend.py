@@ -64,6 +64,7 @@ class OnnxBackend:
     """
 
     kind = "onnx"
+    fixed = True
 
     def __init__(
         self,

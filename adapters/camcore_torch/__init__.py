@@ -8,11 +8,11 @@ from camcore_torch._adapter import adapter
 
 if TYPE_CHECKING:
     from camcore_torch.backend import TorchBackend
-    from camcore_torch.export import export
+    from camcore_torch.exporting import export
 
 __all__ = ["TorchBackend", "adapter", "export"]
 
-_HOMES = {"TorchBackend": "backend", "export": "export"}
+_HOMES = {"TorchBackend": "backend", "export": "exporting"}
 
 
 def __getattr__(name: str) -> Any:

@@ -76,6 +76,7 @@ class TorchBackend:
     """
 
     kind = "torch"
+    fixed = False
 
     def __init__(
         self,

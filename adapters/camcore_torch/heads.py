@@ -131,6 +131,8 @@ def _convolution(step: _Step) -> int:
 
 def _binary(step: _Step) -> tuple[Tensor, Any, bool]:
     first, second = step.call.args[:2]
+    if any(isinstance(t, Tensor) and step.record.made_by(step._source(t), "bernoulli") for t in (first, second)):
+        raise HeadNotFound("dropout is active behind the pooling (mode='caller' of a training network); take mode='eval'")
     if step.is_live(first) == step.is_live(second):
         raise HeadNotFound(f"{step.name} joins two tensors that depend on the image")
     return (first, second, True) if step.is_live(first) else (second, first, False)
@@ -250,7 +252,6 @@ _STEPS: dict[str, Callable[[_Step], int]] = {
     **dict.fromkeys(("max_pool2d_with_indices", "adaptive_max_pool2d", "amax", "max"), _obstacle(_MAXIMUM)),
     "cat": _obstacle("{} joins several tensors in front of the scores"),
     "native_layer_norm": _obstacle("{} normalises over the channels, so the head is not linear"),
-    "native_dropout": _obstacle("dropout is active (mode='caller' of a training network), so no two passes agree"),
 }
 _POOLS = ("mean", "sum", "avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d")
 
@@ -275,7 +276,9 @@ def find_head(record: Recorder, scores: int, start: int) -> Found:
             axis = step.channel_axis or axis
             logits = value if walk.untouched and walk.scores_are != "logit" and step.name not in _SAME else logits
         value = _more_pools(record, value, walk, live)
-        value = _unflatten(record, value, axis)
+        value = _unflatten(record, value) if axis == 1 else value
+        if value not in record.producer:
+            raise HeadNotFound("the pooling reads the images themselves")
         head = walk.head(record.tensors[value].shape[axis])
     except HeadNotFound as error:
         return Found(logits, _last_map(record, value, live), None, obstacle=_explain(record, value, walk, error))
@@ -303,16 +306,14 @@ def _more_pools(record: Recorder, value: int, walk: HeadWalk, live: set[int]) ->
     return value
 
 
-def _unflatten(record: Recorder, value: int, axis: int) -> int:
-    """(N, C, H*W) made of (N, C, H, W): the features are the latter."""
-    at = value
-    while record.tensors[value].ndim == 3 and axis == 1 and at in record.producer:
-        call = record.calls[record.producer[at]]
-        if call.name not in _FLATTENERS:
+def _unflatten(record: Recorder, value: int) -> int:
+    """(N, C, H*W) made of (N, C, H, W), or (N, C, 1, L) made of (N, C, L): the features are what it was made of."""
+    while value in record.producer and record.calls[record.producer[value]].name in (*_FLATTENERS, "unsqueeze"):
+        source = record.calls[record.producer[value]].sources[0]
+        before, after = record.tensors[source].shape, record.tensors[value].shape
+        if len(before) < 3 or before[:2] != after[:2]:
             break
-        at = call.sources[0]
-        if record.tensors[at].ndim > 3:
-            return at if record.tensors[at].shape[:2] == record.tensors[value].shape[:2] else value
+        value = source
     return value
 
 

@@ -98,12 +98,12 @@ def _set(modules: list[nn.Module], training: bool) -> None:
 
 @contextmanager
 def _buffers(module: nn.Module) -> Iterator[None]:
-    saved = [(b, b.clone(), b._version) for b in module.buffers()]
+    saved = [(b, b.clone()) for b in module.buffers()]
     try:
         yield
     finally:
-        for buffer, value, version in saved:
-            if buffer._version != version:
+        for buffer, value in saved:  # versions do not tell: batch normalisation updates its statistics without one
+            if not torch.equal(buffer, value):
                 buffer.copy_(value)
 
 

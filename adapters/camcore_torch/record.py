@@ -76,6 +76,11 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func._can_decompose():  # under inference_mode composite operations arrive whole; elsewhere they do not
+            with self:
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
         sources = tuple(self.number(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
         out = func(*args, **kwargs)
         results = tuple(self._new(t) for t in tree_leaves(out) if isinstance(t, Tensor))
@@ -85,6 +90,13 @@ class Recorder(TorchDispatchMode):
             self.copied = self.tensors[results[self._copy[1]]].clone()
         self.calls.append(Call(func, args, kwargs, sources, results))
         return out
+
+    def made_by(self, value: int, name: str, steps: int = 3) -> bool:
+        """Whether an operation of that name is among the last few that made a value."""
+        if value not in self.producer or steps == 0:
+            return False
+        call = self.calls[self.producer[value]]
+        return call.name == name or any(self.made_by(s, name, steps - 1) for s in call.sources)
 
     def depends_on(self, start: int) -> set[int]:
         """The numbers of all values that come from value ``start``."""

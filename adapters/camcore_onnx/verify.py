@@ -1,0 +1,144 @@
+"""Prove that an exported model is the model it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from camcore.errors import CamError
+from camcore.evidence import InputSpec
+from camcore.formulas import cam
+from camcore.head import head_error
+from camcore_onnx.backend import OnnxBackend
+from camcore_onnx.load import Loaded, serialize
+from camcore_onnx.runtime import make_session
+
+__all__ = ["Check", "check_against", "check_model", "sample_inputs"]
+
+Floats = NDArray[np.floating[Any]]
+# Takes images, gives (scores, maps of all classes): the network that the model was exported from.
+Reference = Callable[[Floats], tuple[Floats, Floats]]
+_IDENTICAL = 1e-5
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was verified: what, whether it holds, the largest difference seen, and the limit."""
+
+    name: str
+    passed: bool
+    detail: str
+    difference: float | None = None
+    limit: float | None = None
+
+
+def sample_inputs(spec: InputSpec, *, seed: int = 0, size: Sequence[int] | None = None) -> list[Floats]:
+    """Random batches that fit a model: of 1 and of 3 images where the batch is free."""
+    generator = np.random.default_rng(seed)
+    space = size or [224 if n is None else n for n in spec.shape[2:]]
+    batches = [1, 3] if spec.shape[0] is None else [spec.shape[0]]
+    return [generator.standard_normal((n, spec.channels or 3, *space)).astype(np.float32) for n in batches]
+
+
+def check_model(path: Path, original: Loaded | None, *, features: str, batches: Sequence[Floats]) -> list[Check]:
+    """The checks that need no PyTorch: ONNX checker, a run, original outputs unchanged, mean(CAM) + bias = scores."""
+    steps: list[Callable[[], Check]] = [
+        lambda: _checker(path),
+        lambda: _runs(path, batches),
+        lambda: _same_outputs(path, original, features, batches),
+        lambda: _completeness(path, batches),
+    ]
+    done: list[Check] = []
+    for step in steps if original is not None else [s for i, s in enumerate(steps) if i != 2]:
+        done.append(step())
+        if not done[-1].passed and len(done) <= 2:
+            break  # what does not load cannot be compared
+    return done
+
+
+def _checker(path: Path) -> Check:
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:  # noqa: BLE001 - the checker raises its own and many other kinds
+        return Check("ONNX checker", False, str(error).strip().splitlines()[0][:200])
+    return Check("ONNX checker", True, "the file is valid")
+
+
+def _runs(path: Path, batches: Sequence[Floats]) -> Check:
+    try:
+        backend = OnnxBackend(path, device="cpu")
+        for images in batches:
+            backend.scores(images)
+    except CamError as error:
+        return Check("ONNX Runtime", False, str(error))
+    return Check("ONNX Runtime", True, f"runs batches of {' and '.join(str(len(b)) for b in batches)}")
+
+
+def _same_outputs(path: Path, original: Loaded | None, features: str, batches: Sequence[Floats]) -> Check:
+    assert original is not None  # asked for only where there is one
+    new = make_session(str(path), device="cpu")
+    old = make_session(serialize(original.model), device="cpu", folder=original.folder)
+    names = [o.name for o in old.get_outputs()]
+    found = [o.name for o in new.get_outputs()]
+    if found[: len(names)] != names or (features and features not in found):
+        return Check("outputs", False, f"expected {names} and then {features!r}, the file gives {found}")
+    spec = new.get_inputs()[0]
+    worst = 0.0
+    for images in batches:
+        feed = {spec.name: images.astype(_type(spec.type))}
+        pairs = zip(old.run(names, feed), new.run(names, feed), strict=True)
+        worst = max(worst, *(relative(b, a) for a, b in pairs))
+    detail = "original outputs bit-identical" if worst == 0 else "original outputs unchanged"
+    return Check("outputs", worst <= _IDENTICAL, detail, worst, _IDENTICAL)
+
+
+def _type(name: str) -> str:
+    return {"tensor(float16)": "float16", "tensor(double)": "float64"}.get(name, "float32")
+
+
+def _completeness(path: Path, batches: Sequence[Floats]) -> Check:
+    """The strongest check that needs no reference: the map of every class, averaged, is its score."""
+    backend = OnnxBackend(path, device="cpu")
+    tap = backend.tap()
+    if tap.head is None:
+        return Check("mean(CAM) + bias = scores", False, tap.obstacle)
+    worst = 0.0
+    for images in batches:
+        seen = backend.observe(images, needs=frozenset({"features", "head"}))
+        assert seen.features is not None  # asked for
+        worst = max(worst, head_error(tap.head, seen.features, seen.scores, tap.slack))
+    return Check("mean(CAM) + bias = scores", worst <= tap.tolerance, "for every class", worst, tap.tolerance)
+
+
+def check_against(path: Path, reference: Reference, batches: Sequence[Floats], *, limit: float = 1e-4) -> list[Check]:
+    """Scores and maps of all classes against the network that the model was exported from."""
+    backend = OnnxBackend(path, device="cpu")
+    head = backend.tap().need_head()
+    scores = maps = 0.0
+    agree = True
+    for images in batches:
+        expected_scores, expected_maps = reference(images)
+        seen = backend.observe(images, needs=frozenset({"features", "head"}))
+        assert seen.features is not None  # asked for
+        scores = max(scores, relative(seen.scores, expected_scores))
+        maps = max(maps, relative(cam(seen.features, head), expected_maps))
+        agree = agree and bool((seen.scores.argmax(axis=1) == expected_scores.argmax(axis=1)).all())
+    return [
+        Check("scores, PyTorch against ONNX Runtime", scores <= limit, f"best class {'agrees' if agree else 'differs'}", scores, limit),
+        Check("maps, PyTorch against ONNX Runtime", maps <= limit, "all classes", maps, limit),
+    ]
+
+
+def relative(found: Floats, expected: Floats) -> float:
+    """Largest difference relative to the largest expected value; infinite where shapes or NaNs differ."""
+    if found.shape != expected.shape or not np.array_equal(np.isnan(found), np.isnan(expected)):
+        return float("inf")
+    difference = float(np.nanmax(np.abs(found.astype(np.float64) - expected), initial=0.0))
+    scale = float(np.nanmax(np.abs(expected), initial=0.0))
+    return difference / scale if scale > 0 else difference

@@ -1,0 +1,218 @@
+"""From a live module to a verified ONNX file that shows its features."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from camcore.errors import InputError, MissingPackage
+from camcore.formulas import cam
+from camcore.preprocess import Preprocess
+from camcore_torch.backend import TorchBackend, unwrap
+from camcore_torch.quiet import undisturbed
+from camcore_torch.record import scores_of
+
+if TYPE_CHECKING:
+    from camcore_onnx.exporting import Report
+
+__all__ = ["EXPORTERS", "export", "to_onnx"]
+
+Exporter = Literal["dynamo", "torchscript"]
+EXPORTERS = ("dynamo", "torchscript")
+_ROOT = "camcore_root"  # where a wrapped model lies; taken out of the names again
+
+
+def export(
+    module: nn.Module,
+    example: Any,
+    path: str | PathLike[str],
+    *,
+    exporter: Exporter = "dynamo",
+    opset: int = 18,
+    free_size: bool = False,
+    layer: str | None = None,
+    labels: Any = None,
+    preprocess: str | Preprocess | None = None,
+    features: str = "features",
+    overwrite: bool = True,
+    verify: bool = True,
+) -> Report:
+    """Export a PyTorch classifier to one ONNX file with its features as an output, and verify it.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Exported in evaluation mode; left as it is.
+    example : (N, C, *S) tensor or ndarray, or that shape
+        The batch axis becomes free, whatever N is.
+    path : path
+    exporter : {"dynamo", "torchscript"}
+    opset : int
+        ``dynamo`` writes at least 18.
+    free_size : bool
+        Free spatial axes too.
+    layer, labels, preprocess, features, overwrite, verify
+        See :func:`camcore_onnx.export`.
+
+    Returns
+    -------
+    camcore_onnx.exporting.Report
+        The checks include scores and maps of all classes, PyTorch against ONNX Runtime, with batches of 1 and 5.
+    """
+    from camcore_onnx.exporting import export as finish
+
+    images = _example(example)
+    data = to_onnx(module, images, exporter=exporter, opset=opset, free_size=free_size)
+    backend = TorchBackend(module)
+    return finish(
+        data,
+        path,
+        layer=layer,
+        labels=labels,
+        preprocess=preprocess,
+        features=features,
+        overwrite=overwrite,
+        verify=verify,
+        reference=lambda x: _reference(backend, x),
+        batches=[_random(images, n) for n in (1, 5)],
+    )
+
+
+def _reference(backend: TorchBackend, images: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    seen = backend.observe(images, needs=frozenset({"features", "head"}))
+    assert seen.features is not None and seen.head is not None  # the head was found before
+    return seen.scores, cam(seen.features, seen.head)
+
+
+def to_onnx(
+    module: nn.Module, example: Any, *, exporter: Exporter = "dynamo", opset: int = 18, free_size: bool = False
+) -> bytes:
+    """The plain ONNX model of a module with one image input and one output of scores; see :func:`export`."""
+    if exporter not in EXPORTERS:
+        raise InputError(f"exporter is {exporter!r}; expected 'dynamo' or 'torchscript'")
+    model = unwrap(module)
+    with undisturbed(model):
+        tensor = _batch_of_two(_like(model, _example(example)))
+        plain = isinstance(model(tensor), Tensor)
+        wrapped = model if plain else _ScoresOnly(model)
+        make = _dynamo if exporter == "dynamo" else _torchscript
+        with _silence():
+            return make(wrapped, tensor, opset, free_size)
+
+
+class _ScoresOnly(nn.Module):
+    """A model that returns more than its scores, cut down to them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.training = False
+        self.add_module(_ROOT, model)
+
+    def forward(self, images: Tensor) -> Tensor:
+        scores = scores_of(getattr(self, _ROOT)(images))
+        assert scores is not None  # it was looked at before
+        return scores
+
+
+def _dynamo(model: nn.Module, images: Tensor, opset: int, free_size: bool) -> bytes:
+    import onnx_ir as ir
+
+    _need_onnxscript()
+    axes = {0: torch.export.Dim("N")}
+    if free_size:
+        axes |= {i: torch.export.Dim.AUTO for i in range(2, images.ndim)}
+    program = torch.onnx.export(
+        model,
+        (images,),
+        dynamo=True,
+        dynamic_shapes=(axes,),
+        input_names=["images"],
+        output_names=["logits"],
+        opset_version=max(opset, 18),
+        verbose=False,
+    )
+    assert program is not None  # what the signature allows for TorchScript
+    proto = ir.to_proto(program.model)
+    for node in proto.graph.node:
+        for entry in node.metadata_props:
+            entry.value = entry.value.replace(f"'{_ROOT}', ", "").replace(f"{_ROOT}.", "")
+    data: bytes = proto.SerializeToString()
+    return data
+
+
+def _torchscript(model: nn.Module, images: Tensor, opset: int, free_size: bool) -> bytes:
+    import onnx
+
+    buffer = io.BytesIO()
+    axes = {0: "N"} | ({i: f"S{i - 1}" for i in range(2, images.ndim)} if free_size else {})
+    torch.onnx.export(
+        model,
+        (images,),
+        buffer,
+        dynamo=False,
+        dynamic_axes={"images": axes, "logits": {0: "N"}},
+        input_names=["images"],
+        output_names=["logits"],
+        opset_version=opset,
+    )
+    proto = onnx.load_from_string(buffer.getvalue())
+    for node in proto.graph.node:
+        node.name = node.name.replace(f"/{_ROOT}/", "/")
+    data: bytes = proto.SerializeToString()
+    return data
+
+
+def _need_onnxscript() -> None:
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingPackage(
+            "exporting with 'dynamo' needs onnxscript: pip install 'camcore[export]', or take exporter='torchscript'"
+        ) from error
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """The exporters warn about themselves and print; their errors still come through."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def _example(example: Any) -> Tensor:
+    if isinstance(example, Tensor):
+        return example
+    if isinstance(example, Sequence) and all(isinstance(n, int) for n in example):
+        return torch.zeros(tuple(example))
+    return torch.from_numpy(np.asarray(example, np.float32))
+
+
+def _like(model: nn.Module, images: Tensor) -> Tensor:
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+    return images.float() if parameter is None else images.to(parameter.device, parameter.dtype)
+
+
+def _batch_of_two(images: Tensor) -> Tensor:
+    """torch.export takes an axis of length 1 for fixed."""
+    return images[:2] if len(images) >= 2 else images[:1].repeat(2, *[1] * (images.ndim - 1))
+
+
+def _random(images: Tensor, count: int) -> NDArray[np.float32]:
+    generator = np.random.default_rng(count)
+    return generator.standard_normal((count, *images.shape[1:])).astype(np.float32)

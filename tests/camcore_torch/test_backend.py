@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch_networks import TAILS, Small, network
+
+import camcore
+from camcore import DeviceError, HeadNotFound, InputError
+from camcore_torch import TorchBackend, adapter
+
+
+def images(count: int = 2, side: int = 64) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((count, 3, side, side)).astype(np.float32)
+
+
+def test_adapter_accepts_modules_only() -> None:
+    assert adapter.accepts(nn.Linear(1, 1))
+    assert not adapter.accepts("model.onnx")
+    assert isinstance(adapter.backend(nn.Linear(1, 1)), TorchBackend)
+
+
+def test_layer_is_what_the_module_returns() -> None:
+    model = network("resnet18")
+    expected = camcore.explainer(model)(images()).maps
+    np.testing.assert_array_equal(camcore.explainer(model, layer="layer4")(images()).maps, expected)
+    np.testing.assert_array_equal(camcore.explainer(model, layer="layer4.1")(images()).maps, expected)
+
+
+def test_cam_is_refused_where_the_head_does_not_read() -> None:
+    model = network("resnet18")
+    with pytest.raises(HeadNotFound, match="the head does not read what 'layer3' returns but 'layer4'"):
+        camcore.explainer(model, layer="layer3", method="cam")(images())
+
+
+def test_densenet_features_are_not_what_the_head_reads() -> None:
+    with pytest.raises(HeadNotFound, match=r"'features' returns but 'relu\(features\)'"):
+        camcore.explainer(network("densenet121"), layer="features")(images())
+
+
+def test_unknown_layer_names_the_nearest() -> None:
+    with pytest.raises(InputError, match="no layer is called 'layer5'.*Did you mean 'layer"):
+        camcore.explainer(network("resnet18"), layer="layer5")(images())
+
+
+def test_other_methods_at_any_layer() -> None:
+    model = network("resnet18").eval()
+    seen: list[Tensor] = []
+    handle = model.layer2.register_forward_hook(lambda m, i, o: seen.append(o.detach().clone()))
+    with torch.no_grad():
+        model(torch.from_numpy(images()))
+    handle.remove()
+    out = camcore.explainer(model, method="activationmap", layer="layer2")(images())
+    np.testing.assert_allclose(out.maps[:, 0], seen[0].mean(1).numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_layer_before_an_in_place_operation_is_not_overwritten() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+    with torch.no_grad():
+        before = model[0](torch.from_numpy(images()))
+    out = camcore.explainer(model, method="activationmap", layer="0")(images())
+    np.testing.assert_allclose(out.maps[:, 0], before.mean(1).numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_weights_are_read_as_they_are_now() -> None:
+    model = Small(TAILS["mean of two axes"])
+    explainer = camcore.explainer(model)
+    first = explainer(images(), 0).maps
+    with torch.no_grad():
+        model.fc.weight.mul_(2)
+    np.testing.assert_allclose(explainer(images(), 0).maps, 2 * first, rtol=1e-5)
+    model.fc = nn.Linear(6, 4)
+    assert explainer(images(), 0).maps.shape == first.shape
+
+
+def test_a_network_that_takes_another_way_is_learned_anew() -> None:
+    class Switches(Small):
+        deep = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            a = torch.relu(self.norm(self.trunk(x)))
+            return self.fc(torch.sigmoid(a).mean((2, 3)) if self.deep else a.mean((2, 3)))
+
+    model = Switches(TAILS["softmax"]).eval()
+    explainer = camcore.explainer(model)
+    explainer(images())
+    model.deep = True
+    out = explainer(images(), "all")
+    np.testing.assert_allclose(out.maps.mean((2, 3)) + model.fc.bias.detach().numpy(), out.scores, rtol=1e-4, atol=1e-5)
+
+
+def test_several_outputs() -> None:
+    class Many(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Small(TAILS["mean of two axes"])
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"pooled": x.mean((2, 3)), "logits": self.net(x)}
+
+    model = Many()
+    np.testing.assert_array_equal(
+        camcore.explainer(model)(images()).maps, camcore.explainer(model.net)(images()).maps
+    )
+    with pytest.raises(HeadNotFound, match="the pooling reads the images themselves"):
+        camcore.explainer(model, output="pooled")(images())
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: torch.compile(m, backend="eager")], ids=["DataParallel", "compile"])
+def test_wrapped_modules(wrap: object) -> None:
+    model = Small(TAILS["mean of two axes"])
+    expected = camcore.explainer(model)(images()).maps
+    np.testing.assert_array_equal(camcore.explainer(wrap(model))(images()).maps, expected)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_other_precisions(dtype: torch.dtype) -> None:
+    model = Small(TAILS["mean of two axes"]).eval()
+    exact = camcore.explainer(model)(images(), 1).maps
+    other = camcore.explainer(copy.deepcopy(model).to(dtype))(images(), 1).maps
+    assert other.dtype == np.float32
+    limit = {torch.float64: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}[dtype]
+    assert np.abs(other - exact).max() <= limit * np.abs(exact).max()
+
+
+def test_autocast_of_the_caller() -> None:
+    model = Small(TAILS["mean of two axes"]).eval()
+    exact = camcore.explainer(model)(images(), 1).maps
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        other = camcore.explainer(model)(images(), 1).maps
+    assert np.abs(other - exact).max() <= 5e-2 * np.abs(exact).max()
+
+
+def test_images_may_be_tensors() -> None:
+    model = Small(TAILS["mean of two axes"])
+    explainer = camcore.explainer(model)
+    np.testing.assert_array_equal(explainer(torch.from_numpy(images())).maps, explainer(images()).maps)
+
+
+def test_wrong_images_are_answered() -> None:
+    explainer = camcore.explainer(Small(TAILS["mean of two axes"]))
+    with pytest.raises(InputError, match="images have 4 channels, the model takes 3"):
+        explainer(np.zeros((1, 4, 8, 8), np.float32))
+    with pytest.raises(InputError, match=r"Add a batch axis: images\[None\]"):
+        explainer(np.zeros((3, 8, 8), np.float32))
+    with pytest.raises(InputError, match=r"the model cannot take images of shape \(1, 3, 1, 1\)"):
+        explainer(np.zeros((1, 3, 1, 1), np.float32))
+
+
+def test_device_is_checked_not_changed() -> None:
+    model = nn.Linear(2, 2)
+    assert TorchBackend(model).device == "cpu"
+    with pytest.raises(DeviceError, match="device 'cuda' was asked for, but the model is on 'cpu'"):
+        TorchBackend(model, device="cuda")
+    with pytest.raises(InputError, match="device is 'tpu'; expected"):
+        TorchBackend(model, device="tpu")
+
+
+def test_nothing_keeps_the_model_alive() -> None:
+    model = Small(TAILS["mean of two axes"])
+    explainer = camcore.explainer(model)
+    explainer(images())
+    watch = weakref.ref(model)
+    del model, explainer
+    gc.collect()
+    assert watch() is None
+
+
+def test_layers_end_at_the_features() -> None:
+    backend = TorchBackend(network("resnet18"))
+    assert [entry.name for entry in backend.layers()][-4:] == ["layer1", "layer2", "layer3", "layer4"]
+    assert backend.layers()[-1].shape == (512, 7, 7)
+    assert backend.tap().layer == "layer4"

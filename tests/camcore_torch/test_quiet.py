@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as nn_module
+from torch_networks import TAILS, Small, network
+
+import camcore
+from camcore import HeadNotFound, InputError
+from camcore_torch.quiet import undisturbed
+
+
+def images(count: int = 2, side: int = 32) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((count, 3, side, side)).astype(np.float32)
+
+
+def state(model: nn.Module) -> dict[str, Any]:
+    """Everything that explaining must not change."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return {
+        "flags": [m.training for m in model.modules()],
+        "hooks": [len(getattr(m, h)) for m in model.modules() for h in hooks],
+        "global hooks": len(nn_module._global_forward_hooks) + len(nn_module._global_forward_pre_hooks),
+        "grads": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
+        "requires grad": [p.requires_grad for p in model.parameters()],
+        "values": [t.clone() for t in model.state_dict().values()],
+        "versions": [t._version for t in model.state_dict().values()],
+        "random": torch.get_rng_state(),
+        "grad mode": torch.is_grad_enabled(),
+        "attributes": [sorted(vars(m)) for m in model.modules()],
+    }
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+@contextmanager
+def no_trace(model: nn.Module, *, versions: bool = True) -> Iterator[None]:
+    before = state(model)
+    yield
+    after = state(model)
+    for key, value in before.items():
+        if key != "versions" or versions:
+            assert same(value, after[key]), f"{key} changed"
+
+
+def prepared(model: nn.Module) -> nn.Module:
+    """In the middle of a training: gradients present, some frozen, flags mixed."""
+    model.train()
+    x = torch.randn(2, 3, 64, 64)
+    out = model(x)
+    (out[0] if isinstance(out, tuple) else out).sum().backward()
+    parts = list(model.modules())
+    parts[len(parts) // 2].training = False
+    next(model.parameters()).requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("resnet18", "eval"), ("resnet18", "caller"), ("googlenet", "eval"), ("densenet121", "eval")]
+)
+def test_no_trace(name: str, mode: str) -> None:
+    model = prepared(network(name))
+    with no_trace(model, versions=mode == "eval"):
+        explainer = camcore.explainer(model, mode=mode)
+        for _ in range(2):
+            explainer(images(2, 64), "top3")
+
+
+@pytest.mark.parametrize("mode", ["eval", "caller"])
+def test_no_trace_when_the_forward_raises(mode: str) -> None:
+    class Fails(Small):
+        fail = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = super().forward(x)
+            torch.rand(3)
+            if self.fail:
+                raise RuntimeError("out of luck")
+            return out
+
+    model = prepared(Fails(TAILS["mean of two axes"]))
+    explainer = camcore.explainer(model, mode=mode)
+    with no_trace(model, versions=mode == "eval"):
+        explainer(images(2, 64))
+    model.fail = True
+    with no_trace(model, versions=mode == "eval"), pytest.raises(InputError, match="out of luck"):
+        explainer(images(2, 64))
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad], ids=lambda c: c.__name__)
+def test_callers_grad_mode_does_not_matter(context: Callable[[], Any]) -> None:
+    model = network("resnet18")
+    expected = camcore.explainer(model)(images(2, 64)).maps
+    with context():
+        np.testing.assert_array_equal(camcore.explainer(model)(images(2, 64)).maps, expected)
+
+
+def test_active_dropout_is_refused_without_a_trace() -> None:
+    model = prepared(Small(TAILS["dropout"]))
+    with no_trace(model, versions=False), pytest.raises(HeadNotFound, match="dropout is active .* take mode='eval'"):
+        camcore.explainer(model, mode="caller")(images())
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+def test_outputs_of_a_training_step_are_the_same_with_and_without(dropout: bool) -> None:
+    def steps(explain: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = Small(TAILS["dropout" if dropout else "mean of two axes"]).train()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+        for _ in range(3):
+            loss = model(torch.randn(4, 3, 32, 32)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            if explain:
+                camcore.explainer(model, mode="eval" if dropout else "caller")(images())
+            optimizer.step()
+        return [t.clone() for t in model.state_dict().values()]
+
+    assert same(steps(explain=True), steps(explain=False))
+
+
+def test_evaluation_mode_is_the_network_that_ships() -> None:
+    model = Small(TAILS["dropout"]).train()
+    in_training = camcore.explainer(model)(images()).maps
+    np.testing.assert_array_equal(camcore.explainer(model.eval())(images()).maps, in_training)
+
+
+def test_callers_mode_uses_the_statistics_of_the_batch() -> None:
+    model = Small(TAILS["mean of two axes"]).train()
+    with torch.no_grad():
+        features = torch.relu(model.norm(model.trunk(torch.from_numpy(images()))))
+    seen = camcore.explainer(model, mode="caller", method="activationmap")(images())
+    np.testing.assert_allclose(seen.maps[:, 0], features.mean(1).numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_many_threads_share_a_training_model() -> None:
+    model = network("squeezenet1_1")
+    explainer = camcore.explainer(model)
+    x = [np.random.default_rng(i).standard_normal((1, 3, 64, 64)).astype(np.float32) for i in range(8)]
+    expected = [explainer(one).maps for one in x]
+    found: dict[int, list[np.ndarray]] = {i: [] for i in range(8)}
+    with no_trace(model):
+        threads = [
+            threading.Thread(target=lambda i=i: found[i].extend(explainer(x[i]).maps for _ in range(4))) for i in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    for i in range(8):
+        assert len(found[i]) == 4
+        for maps in found[i]:
+            np.testing.assert_allclose(maps, expected[i], rtol=1e-6, atol=1e-7)
+
+
+def test_flags_come_back_only_after_the_last_thread() -> None:
+    model = nn.Linear(2, 2).train()
+    with undisturbed(model):
+        with undisturbed(model):
+            assert not model.training
+        assert not model.training
+    assert model.training
+
+
+def test_unknown_mode() -> None:
+    with pytest.raises(InputError, match="mode is 'test'; expected 'eval' or 'caller'"):
+        camcore.explainer(nn.Linear(2, 2), mode="test")

@@ -1,0 +1,186 @@
+"""Time this library beside what a user would pick instead: one process, alternating, medians, ratios.
+
+Random weights, the calls back to back as a user makes them. Peers that are not installed are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from camcore.errors import InputError, MissingPackage
+from camcore_tools.console import Progress, columns, print_json
+
+SUMMARY = "time this library beside plain inference and other CAM libraries"
+NETWORKS = ("resnet50", "mobilenet_v2")
+Run = Callable[[], Any]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("--networks", default=",".join(NETWORKS), metavar="A,B", help="torchvision names (%(default)s)")
+    parser.add_argument("--batches", default="1,8", metavar="A,B", help="batch sizes (%(default)s)")
+    parser.add_argument("--threads", type=int, default=2, metavar="N", help="for every library (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=15, metavar="N", help="medians of this many (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print the table."""
+    try:
+        import torch
+        import torchvision
+    except ImportError as error:
+        raise MissingPackage(f"camcore bench needs PyTorch ({error}): pip install 'camcore[all]'") from error
+    torch.set_num_threads(args.threads)
+    rows: list[dict[str, Any]] = []
+    for name in args.networks.split(","):
+        if not hasattr(torchvision.models, name):
+            raise InputError(f"--networks {name!r}: torchvision has no such network; try {', '.join(NETWORKS)}")
+        model = getattr(torchvision.models, name)(weights=None).eval()
+        rows += _network(name, model, [int(b) for b in args.batches.split(",")], args)
+    matrix = all_classes(args.rounds)
+    document = {"threads": args.threads, "rounds": args.rounds, "rows": rows, "all classes": matrix}
+    if args.json:
+        print_json(document)
+    else:
+        _print(document)
+    return 0
+
+
+def _network(name: str, model: Any, batches: list[int], args: argparse.Namespace) -> list[dict[str, Any]]:
+    rows = []
+    with TemporaryDirectory() as folder, Progress(len(batches) * args.rounds, f"timing {name}") as bar:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(_plain_onnx(model))
+        for batch in batches:
+            images = np.random.default_rng(0).standard_normal((batch, 3, 224, 224)).astype(np.float32)
+            runs = {**_onnx_runs(path, images, args.threads), **_torch_runs(model, images)}
+            rows.append({"network": name, "batch": batch, **_ratios(alternate(runs, args.rounds, bar))})
+    return rows
+
+
+def _plain_onnx(model: Any) -> bytes:
+    from camcore_torch.exporting import to_onnx
+
+    return to_onnx(model, (1, 3, 224, 224), exporter="torchscript")
+
+
+def _onnx_runs(path: Path, images: Any, threads: int) -> dict[str, Run]:
+    """Plain ONNX Runtime and camcore on the same file."""
+    import camcore
+    from camcore_onnx.runtime import make_session
+
+    session = make_session(str(path), device="cpu", threads=threads)
+    feed = {session.get_inputs()[0].name: images}
+    explainer = camcore.explainer(path, device="cpu", threads=threads)
+    return {
+        "onnxruntime": lambda: session.run(None, feed),
+        "camcore onnx, top 5": lambda: explainer(images, "top5"),
+    }
+
+
+def _torch_runs(model: Any, images: Any) -> dict[str, Run]:
+    """Plain PyTorch, camcore, and the peers that are installed."""
+    import torch
+
+    import camcore
+
+    tensor = torch.from_numpy(images)
+    explainer = camcore.explainer(model)
+
+    def forward() -> Any:
+        with torch.no_grad():
+            return model(tensor)
+
+    runs: dict[str, Run] = {"torch": forward, "camcore torch, top 5": lambda: explainer(images, "top5")}
+    return runs | _grad_cam(model, tensor) | _torchcam(model, tensor)
+
+
+def _last_layer(model: Any) -> Any:
+    return model.layer4[-1] if hasattr(model, "layer4") else model.features[-1]
+
+
+def _grad_cam(model: Any, tensor: Any) -> dict[str, Run]:
+    """pytorch-grad-cam has no plain CAM; its Grad-CAM is the same map on these heads."""
+    try:
+        from pytorch_grad_cam import GradCAM
+    except ImportError:
+        return {}
+
+    def explain() -> Any:  # hooks stay in the model while the object lives, so it is made anew
+        with GradCAM(model=model, target_layers=[_last_layer(model)]) as cam:
+            return cam(input_tensor=tensor, targets=None)
+
+    return {"pytorch-grad-cam, top 1": explain}
+
+
+def _torchcam(model: Any, tensor: Any) -> dict[str, Run]:
+    try:
+        from torchcam.methods import CAM
+    except ImportError:
+        return {}
+    layers = dict(model.named_modules())
+    last = next(name for name, module in layers.items() if module is _last_layer(model))
+
+    def explain() -> Any:
+        with CAM(model, target_layer=last) as extractor:
+            scores = model(tensor)
+            return extractor(scores.argmax(1).tolist(), scores)
+
+    return {"torchcam, top 1": explain}
+
+
+def alternate(runs: dict[str, Run], rounds: int, bar: Progress | None = None) -> dict[str, float]:
+    """Median seconds of each, the calls alternating so that a slow moment hits all alike."""
+    for call in runs.values():
+        call()
+        call()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, call in runs.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+        if bar is not None:
+            bar.step()
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _ratios(seconds: dict[str, float]) -> dict[str, Any]:
+    ort, torch = seconds["onnxruntime"], seconds["torch"]
+    base = {name: ort if "onnx" in name else torch for name in seconds}
+    return {
+        "ms": {name: round(value * 1e3, 2) for name, value in seconds.items()},
+        "ratio": {name: round(value / base[name], 3) for name, value in seconds.items()},
+    }
+
+
+def all_classes(rounds: int) -> dict[str, float]:
+    """Maps of 1000 classes from (32, 2048, 7, 7) features beside one matrix product of that size."""
+    import camcore
+
+    generator = np.random.default_rng(0)
+    features = generator.standard_normal((32, 2048, 7, 7), np.float32)
+    weight = generator.standard_normal((1000, 2048), np.float32)
+    flat = np.ascontiguousarray(features.reshape(32, 2048, 49).transpose(1, 0, 2).reshape(2048, -1))
+    head = camcore.LinearHead(weight)
+    seconds = alternate({"matmul": lambda: np.matmul(weight, flat), "cam": lambda: camcore.cam(features, head)}, rounds)
+    return {**{k: round(v * 1e3, 2) for k, v in seconds.items()}, "ratio": round(seconds["cam"] / seconds["matmul"], 3)}
+
+
+def _print(d: dict[str, Any]) -> None:
+    print(f"{d['threads']} threads, medians of {d['rounds']} alternating calls; ratio to the plain forward pass")
+    for row in d["rows"]:
+        print(f"\n{row['network']}, batch {row['batch']}")
+        print(columns([(n, f"{ms:9.2f} ms", f"{row['ratio'][n]:7.3f} x") for n, ms in row["ms"].items()]))
+    m = d["all classes"]
+    print("\nmaps of 1000 classes from (32, 2048, 7, 7) features")
+    print(columns([("np.matmul of that size", f"{m['matmul']:9.2f} ms", ""), ("camcore.cam", f"{m['cam']:9.2f} ms", f"{m['ratio']:7.3f} x")]))

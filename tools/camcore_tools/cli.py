@@ -1,0 +1,63 @@
+"""The ``camcore`` command: parse, dispatch, turn errors into one line and an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+
+import camcore
+from camcore.errors import CamError
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS = ("demo", "inspect", "explain", "export", "bench", "doctor")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns
+    -------
+    int
+        0 if all that was asked for was done, 1 for a failed verification, 2 for wrong arguments or unusable input.
+    """
+    arguments = _parser().parse_args(argv)
+    command: ModuleType = import_module(f"camcore_tools.{arguments.command}")
+    try:
+        status: int = command.run(arguments)
+        sys.stdout.flush()
+    except CamError as error:
+        print(f"camcore {arguments.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"camcore {arguments.command}: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `camcore ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="camcore",
+        description="Class activation maps of any classifier, in PyTorch and in plain ONNX Runtime.",
+        epilog="camcore COMMAND --help shows the options of a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"camcore {camcore.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        module = import_module(f"camcore_tools.{name}")
+        sub = commands.add_parser(
+            name, help=module.SUMMARY, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.arguments(sub)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

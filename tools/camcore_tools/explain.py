@@ -1,0 +1,169 @@
+"""Explain pictures: an overlay for each, maps.npz and result.json.
+
+examples:
+  camcore explain model.onnx cat.jpg
+  camcore explain model.onnx photos/ 'more/*.png' --classes top3 --preprocess tf -o out
+  camcore explain model.onnx cat.jpg --classes "Egyptian cat" --labels names.txt --json
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import camcore
+from camcore import figures
+from camcore.colormaps import COLORMAPS
+from camcore.engine import Explainer
+from camcore.errors import InputError
+from camcore.explanation import Explanation
+from camcore.normalize import NORMALIZATIONS
+from camcore.pictures import Picture, find_pictures, load_picture
+from camcore.preprocess import PRESETS, Preprocess, preprocess
+from camcore.results import ResultFolder
+from camcore_tools.console import Progress, note, print_json, safe
+from camcore_tools.sources import add_model_options, open_model
+
+SUMMARY = "explain pictures: overlays, raw maps and result.json"
+_BATCH = 16
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    add_model_options(parser)
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="files, folders and glob patterns")
+    parser.add_argument("-o", "--output", default="camcore-out", metavar="DIR", help="folder for the results (%(default)s)")
+    add_method_options(parser)
+    add_preprocess_options(parser)
+    parser.add_argument("--classes", default=None, metavar="WHICH", help="top1 (default), top5, all, an index or a name")
+    parser.add_argument("--top", type=int, default=3, metavar="K", help="names in the caption (%(default)s)")
+    parser.add_argument("--style", choices=figures.STYLES, default="alpha", help="the look of the overlay")
+    parser.add_argument("--cmap", choices=sorted(COLORMAPS), default="jet", help="colours (%(default)s)")
+    parser.add_argument("--alpha", type=float, default=0.5, help="opacity of the heatmap, 0 to 1 (%(default)s)")
+    parser.add_argument("--normalization", choices=sorted(NORMALIZATIONS), default="minmax", help="(%(default)s)")
+    parser.add_argument("--threshold", type=float, default=0.0, help="leave out heat below this, 0 to 1")
+    parser.add_argument("--gain", type=float, default=1.0, help="multiply the heat, then clamp to 1")
+    parser.add_argument("--boxes", action="store_true", help="outline the hot regions")
+    parser.add_argument("--json", action="store_true", help="print result.json instead of a list")
+
+
+def add_method_options(parser: argparse.ArgumentParser) -> None:
+    """Which method, where, on what."""
+    parser.add_argument("--method", default="auto", metavar="NAME", help=f"auto, {', '.join(camcore.METHODS)}")
+    parser.add_argument("--layer", metavar="NAME", help="tensor, node or PyTorch module; found where absent")
+    parser.add_argument("--labels", metavar="FILE", help="class names: one a line, or JSON")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of ONNX Runtime")
+
+
+def add_preprocess_options(parser: argparse.ArgumentParser) -> None:
+    """How pictures become the input."""
+    parser.add_argument("--preprocess", choices=sorted(PRESETS), help="preset; what the model says, else imagenet")
+    parser.add_argument("--mean", type=_numbers, metavar="A,B,C", help="mean of pixels in 0..1, instead of the preset's")
+    parser.add_argument("--std", type=_numbers, metavar="A,B,C", help="deviation of pixels in 0..1")
+    parser.add_argument("--size", type=_size, metavar="HxW", help="input size, where the model leaves it free (224x224)")
+    parser.add_argument("--resize", choices=("short", "squash", "none"), help="short keeps the aspect ratio and crops (default)")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    return int(height), int(width or height)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Explain all pictures; those that cannot be read are reported and left out."""
+    if args.torch and args.model:  # with --torch every positional is a picture
+        args.images, args.model = [args.model, *args.images], None
+    model = open_model(args)
+    if not args.images:
+        raise InputError("no pictures were given; expected files, folders or glob patterns")
+    paths = find_pictures(args.images)
+    explainer = open_explainer(args, model)
+    with ResultFolder(args.output, top=args.top, **_style(args)) as results, Progress(len(paths), "explaining") as bar:
+        failed = 0
+        for start in range(0, len(paths), _BATCH):
+            chosen = paths[start : start + _BATCH]
+            failed += _batch(explainer, chosen, args, results)
+            bar.step(len(chosen))
+    if args.json:
+        print_json(results.document())
+    else:
+        print(f"{len(paths) - failed} of {len(paths)} pictures explained; results in {args.output}")
+    return 2 if failed else 0
+
+
+def open_explainer(args: argparse.Namespace, model: Any) -> Explainer:
+    """The explainer that the options ask for."""
+    options = {} if args.threads is None or args.torch else {"threads": args.threads}
+    explainer = camcore.explainer(
+        model, method=args.method, layer=args.layer, labels=args.labels, device=args.device, **options
+    )
+    explainer.preprocess = _rule(args, explainer.preprocess)
+    return explainer
+
+
+def _rule(args: argparse.Namespace, known: Preprocess | None) -> Preprocess:
+    own = args.mean is not None or args.std is not None
+    if args.preprocess is None and known is None and not own:
+        note("note: the model does not say how pictures become its input; taking --preprocess imagenet")
+    base: str | Preprocess = args.preprocess or ("unit" if own else known or "imagenet")
+    given = {"mean": args.mean, "std": args.std, "size": args.size, "resize": args.resize}
+    return preprocess(base, **{k: v for k, v in given.items() if v is not None})
+
+
+def _style(args: argparse.Namespace) -> dict[str, Any]:
+    names = ("style", "cmap", "alpha", "normalization", "threshold", "gain", "boxes")
+    return {name: getattr(args, name) for name in names}
+
+
+def _batch(explainer: Explainer, paths: list[Path], args: argparse.Namespace, results: ResultFolder) -> int:
+    """Explain some pictures; gives how many could not be."""
+    pictures: list[Picture] = []
+    failed = 0
+    for path in paths:
+        try:
+            pictures.append(load_picture(path))
+        except InputError as error:
+            failed += _report(results, path, error)
+    for group in _groups(explainer, pictures):
+        try:
+            _tell(explainer(group, args.classes), results, args.json)
+        except InputError as error:
+            if len(paths) == 1 or _concerns_all(error):
+                raise
+            failed += sum(_report(results, Path(p.path or p.name), error) for p in group)
+    return failed
+
+
+def _groups(explainer: Explainer, pictures: list[Picture]) -> list[list[Picture]]:
+    """With ``--resize none`` pictures of one size go together."""
+    if explainer.preprocess is None or explainer.preprocess.resize != "none":
+        return [pictures] if pictures else []
+    sizes = dict.fromkeys(p.pixels.shape for p in pictures)
+    return [[p for p in pictures if p.pixels.shape == size] for size in sizes]
+
+
+def _concerns_all(error: InputError) -> bool:
+    return not str(error).startswith("images have")
+
+
+def _report(results: ResultFolder, path: Path, error: Exception) -> int:
+    note(f"left out: {error}")
+    results.add_error(str(path), str(error))
+    return 1
+
+
+def _tell(out: Explanation, results: ResultFolder, quiet: bool) -> None:
+    results.add(out)
+    if quiet:
+        return
+    for n in range(len(out)):
+        name = out.pictures[n].path if out.pictures is not None else str(n)
+        print(f"{safe(name)}: {'; '.join(figures.top_lines(out, n))}")
+
+

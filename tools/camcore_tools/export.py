@@ -1,0 +1,102 @@
+"""Write an ONNX file that also returns its features, describes itself, and is verified.
+
+examples:
+  camcore export model.onnx -o model.cam.onnx --labels names.txt --preprocess imagenet
+  camcore export --torch torchvision.models:resnet18 --weights w.safetensors -o resnet18.onnx
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from camcore.errors import InputError
+from camcore.preprocess import PRESETS
+from camcore_tools.console import columns, note, print_json, safe
+from camcore_tools.sources import add_model_options, open_model
+
+if TYPE_CHECKING:
+    from camcore_onnx.exporting import Report
+
+SUMMARY = "write a verified ONNX file with features, labels and preprocessing inside"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    add_model_options(parser, positional="source")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT.onnx", help="the file to write")
+    parser.add_argument("--layer", metavar="NAME", help="the features; those that the head reads where absent")
+    parser.add_argument("--labels", metavar="FILE", help="class names to record: one a line, or JSON")
+    parser.add_argument("--preprocess", choices=sorted(PRESETS), help="preprocessing to record")
+    parser.add_argument("--opset", type=int, metavar="N", help="opset to write (18 from PyTorch, else as it is)")
+    parser.add_argument("--exporter", choices=("dynamo", "torchscript"), default="dynamo", help="of PyTorch (%(default)s)")
+    parser.add_argument("--shape", default="1x3x224x224", metavar="NxCxHxW", help="input with --torch (%(default)s); N is free")
+    parser.add_argument("--free-size", action="store_true", help="with --torch: height and width free too")
+    parser.add_argument("--no-overwrite", action="store_true", help="do not replace an existing file")
+    parser.add_argument("--verify", action=argparse.BooleanOptionalAction, default=True, help="run the checks (default)")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, print what was found and verified; 1 if a check failed."""
+    from camcore_onnx._adapter import need
+
+    need("onnx", "onnx_ir", "onnxruntime")
+    source = open_model(args, positional="source")
+    if not args.json:
+        note(f"reading {args.torch or args.source}")
+    report = _export(source, args)
+    if args.json:
+        print_json(report.to_json())
+    else:
+        _print(report, args.verify)
+    return 0 if report.passed else 1
+
+
+def _export(source: Any, args: argparse.Namespace) -> Report:
+    common = {
+        "layer": args.layer,
+        "labels": args.labels,
+        "preprocess": args.preprocess,
+        "overwrite": not args.no_overwrite,
+        "verify": args.verify,
+    }
+    if args.torch:
+        import camcore_torch
+
+        options: dict[str, Any] = {"exporter": args.exporter, "free_size": args.free_size, "opset": args.opset or 18}
+        report: Report = camcore_torch.export(source, _shape(args.shape), args.output, **options, **common)
+        return report
+    import camcore_onnx
+
+    return camcore_onnx.export(source, args.output, opset=args.opset, **common)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError as error:
+        raise InputError(f"--shape {text!r}: expected numbers such as 1x3x224x224") from error
+    if len(shape) < 3 or min(shape) < 1:
+        raise InputError(f"--shape {text!r}: expected at least three numbers above 0, such as 1x3x224x224")
+    return shape
+
+
+def _print(report: Report, verified: bool) -> None:
+    facts = [
+        ("features", report.layer),
+        ("head", report.head or "none"),
+        ("outputs", ", ".join(safe(o) for o in report.outputs)),
+        ("opset", f"{report.opset}, IR version {report.ir_version}"),
+        ("written", f"{report.path} ({report.size / 1e6:.1f} MB)"),
+    ]
+    print(columns(facts))
+    for check in report.checks:
+        figure = "" if check.difference is None else f"; largest difference {check.difference:.1e} (limit {check.limit:.0e})"
+        print(f"  [{'ok' if check.passed else 'FAILED'}] {check.name}: {safe(check.detail)}{figure}")
+    if not verified:
+        print("  not verified")
+    elif not report.passed:
+        print("verification failed")
+    else:
+        print(f"next: camcore explain {report.path} IMAGE")

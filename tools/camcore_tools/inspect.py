@@ -1,0 +1,113 @@
+"""Show what a model is made of and what can be explained in it.
+
+examples:
+  camcore inspect model.onnx
+  camcore inspect --torch torchvision.models:resnet18 --json
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from camcore.engine import open_backend
+from camcore.errors import CamError
+from camcore.evidence import Backend, Tap
+from camcore.methods import METHODS
+from camcore.plan import possible
+from camcore_tools.console import columns, print_json, safe
+from camcore_tools.sources import add_model_options, open_model
+
+SUMMARY = "inputs, outputs, head, layers, and which methods work"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    add_model_options(parser)
+    parser.add_argument("--layer", metavar="NAME", help="look at this layer instead of the one that is found")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what there is to know."""
+    backend = open_backend(open_model(args), device=args.device)
+    document = describe(backend, args.layer)
+    if args.json:
+        print_json(document)
+    else:
+        _print(document)
+    return 0
+
+
+def describe(backend: Backend, layer: str | None = None) -> dict[str, Any]:
+    """All facts as a plain dict."""
+    document: dict[str, Any] = {"kind": backend.kind, **_model(backend)}
+    document["input"] = {"name": backend.input.name, "shape": list(backend.input.shape), "type": backend.input.dtype}
+    try:
+        tap: Tap | None = backend.tap(layer)
+    except CamError as error:
+        if layer is not None:
+            raise
+        document["obstacle"], tap = str(error), None
+    document["layer"] = None if tap is None else {"name": tap.layer, "shape": list(tap.shape)}
+    document["head"] = None if tap is None or tap.head is None else {"how": tap.how, "form": repr(tap.head)}
+    document["layers"] = [{"name": e.name, "shape": list(e.shape), "made by": e.op} for e in backend.layers()]
+    if tap is not None:
+        document["methods"] = _methods(possible(backend, layer))
+    document["labels"] = None if backend.labels is None else len(backend.labels)
+    document["preprocess"] = None if backend.preprocess is None else backend.preprocess.to_json()
+    return document
+
+
+def _methods(found: dict[str, str]) -> dict[str, Any]:
+    return {
+        name: {"possible": not why, "why not": why or None, "cost": "one forward pass", "paper": METHODS[name].paper}
+        for name, why in found.items()
+    }
+
+
+def _model(backend: Backend) -> dict[str, Any]:
+    loaded = getattr(backend, "loaded", None)
+    if loaded is None:
+        return {"device": backend.device}
+    model = loaded.model
+    return {
+        "file": loaded.name,
+        "bytes": loaded.size,
+        "producer": model.producer_name,
+        "ir version": model.ir_version,
+        "opset": dict(model.opset_imports),
+        "nodes": len(model.graph),
+        "outputs": [{"name": v.name, "shape": [n if isinstance(n, int) else None for n in v.shape or ()]} for v in model.graph.outputs],
+        "complaints": list(getattr(backend, "complaints", ())),
+    }
+
+
+def _print(d: dict[str, Any]) -> None:
+    facts: list[tuple[str, Any]] = []
+    if "file" in d:
+        opsets = ", ".join(f"{safe(k) or 'onnx'} {v}" for k, v in d["opset"].items())
+        facts.append(("model", f"{d['file']} ({d['bytes'] / 1e6:.1f} MB, {d['nodes']} nodes)"))
+        facts.append(("format", f"opset {opsets}; IR version {d['ir version']}; made by {d['producer'] or 'unknown'}"))
+    facts.append(("input", f"{d['input']['name']} {_shape(d['input']['shape'])} {d['input']['type']}"))
+    facts += [("output", f"{o['name']} {_shape(o['shape'])}") for o in d.get("outputs", ())]
+    if d["layer"]:
+        facts.append(("features", f"{d['layer']['name']} {_shape(['N', *d['layer']['shape']])}"))
+    if d["head"]:
+        facts.append(("head", d["head"]["how"]))
+    facts.append(("labels", d["labels"] if d["labels"] is not None else "none recorded (--labels)"))
+    facts.append(("preprocess", "recorded" if d["preprocess"] else "none recorded (--preprocess)"))
+    print(columns(facts))
+    if d.get("obstacle"):
+        print(f"\n  {safe(d['obstacle'])}")
+    print("\nlayers that can be tapped (the last of each size)")
+    print(columns([(e["name"], _shape(["N", *e["shape"]]), e["made by"]) for e in d["layers"]]) or "  none")
+    print("\nmethods")
+    print(columns([(name, "works, one forward pass" if m["possible"] else f"no: {m['why not']}") for name, m in d.get("methods", {}).items()]) or "  none")
+    for text in d.get("complaints", ()):
+        print(f"\nnote: {safe(text)}")
+
+
+def _shape(shape: list[Any]) -> str:
+    return "(" + ", ".join("?" if n is None else str(n) for n in shape) + ")"
