@@ -1,10 +1,10 @@
 """Class activation maps of any classifier: in PyTorch, in ONNX Runtime, from one NumPy core."""
 
-from camcore.formulas import activation_map, cam
+from camcore.engine import Explainer, explainer
 from camcore.errors import CamError, DeviceError, HeadNotFound, InputError, MethodNotPossible, MissingPackage
 from camcore.evidence import Adapter, Backend, Evidence, InputSpec, Layer, Tap
-from camcore.engine import Explainer, explainer
 from camcore.explanation import Explanation
+from camcore.formulas import activation_map, cam
 from camcore.head import LinearHead
 from camcore.methods import METHODS, Method, register
 from camcore.normalize import normalize, postprocess

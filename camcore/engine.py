@@ -109,7 +109,9 @@ class Explainer:
         done = [rule(p.pixels, channels=spec.channels or 3) for p in pictures]
         shapes = {image.shape for image, _ in done}
         if len(shapes) > 1:
-            raise InputError(f"the pictures have different sizes {sorted(shapes)}; give them one by one, or resize='squash'")
+            raise InputError(
+                f"the pictures have different sizes {sorted(shapes)}; give them one by one, or resize='squash'"
+            )
         batch = np.stack([image for image, _ in done])
         return accept_images(batch, spec), [view for _, view in done]
 
@@ -122,9 +124,7 @@ class Explainer:
             for i in range(0, len(images), self.batch_size)
         ]
         maps, scores, chosen = (np.concatenate(list(p)) if len(parts) > 1 else p[0] for p in zip(*parts, strict=True))
-        names = self.labels
-        if names is not None and len(names) != scores.shape[1]:
-            raise InputError(f"{len(names)} class names were given, the model has {scores.shape[1]} classes")
+        names = _fitting(self.labels, scores.shape[1])
         return Explanation(
             maps=maps,
             scores=scores,
@@ -171,7 +171,8 @@ def check_evidence(seen: Evidence, tap: Tap) -> None:
         With the largest difference and what to do.
     """
     head, features = seen.head, seen.features
-    assert head is not None and features is not None  # the backend's contract for these needs
+    assert head is not None  # the backend's contract for these needs
+    assert features is not None
     expected = np.take_along_axis(seen.scores, seen.classes, axis=1)
     slack = tap.slack[seen.classes] if np.ndim(tap.slack) else tap.slack
     with np.errstate(over="ignore", invalid="ignore"):  # infinite features do not reproduce finite scores
@@ -180,9 +181,9 @@ def check_evidence(seen: Evidence, tap: Tap) -> None:
     scale = float(np.abs(seen.scores).max(initial=0.0))
     if not worst <= tap.tolerance * max(scale, 1e-30):
         raise HeadNotFound(
-            f"the head found ({tap.how}) at {tap.layer} does not reproduce the scores: they differ by up to {worst:.3g}, "
-            f"with scores up to {scale:.3g}. So the map would not explain this score. Give layer= and head= by hand, or "
-            "a method that needs no head"
+            f"the head found ({tap.how}) at {tap.layer} does not reproduce the scores: they differ by up to "
+            f"{worst:.3g}, with scores up to {scale:.3g}. So the map would not explain this score. Give layer= and "
+            "head= by hand, or a method that needs no head"
         )
 
 
@@ -194,6 +195,20 @@ def _rows(head: LinearHead, pooled: Floats, classes: NDArray[np.int64]) -> Float
     if classes.shape[1] * 4 > head.classes:
         return np.take_along_axis(head(pooled), classes, axis=1)
     return np.einsum("ntc,nc->nt", head.weight[classes], pooled) + bias
+
+
+def _fitting(names: tuple[str, ...] | None, classes: int) -> tuple[str, ...] | None:
+    """The names of the classes.
+
+    A much longer list is one that the model uses the beginning of. One name more, or fewer, is the list of another
+    model, often with or without a background class, and would shift every name.
+    """
+    if names is None or len(names) == classes or len(names) >= 2 * classes:
+        return names if names is None else names[:classes]
+    raise InputError(
+        f"{len(names)} class names were given, the model has {classes} classes; give one name a class (a difference of "
+        "one is often a background class)"
+    )
 
 
 def _is_array(images: Any) -> bool:
@@ -272,9 +287,7 @@ def explainer(
         If the model is missing, damaged, or of a kind that no adapter takes.
     """
     backend = open_backend(model, device=device, **options)
-    return Explainer(
-        backend, method=method, layer=layer, labels=labels, preprocess=preprocess, batch_size=batch_size
-    )
+    return Explainer(backend, method=method, layer=layer, labels=labels, preprocess=preprocess, batch_size=batch_size)
 
 
 def open_backend(model: Any, **options: Any) -> Backend:
@@ -289,5 +302,3 @@ def open_backend(model: Any, **options: Any) -> Backend:
         f"a model of type {type(model).__name__} cannot be explained; expected a path to an .onnx file, an ONNX model, "
         f"its bytes or a torch.nn.Module (adapters installed: {known})"
     )
-
-

@@ -114,12 +114,15 @@ class Backend(Protocol):
     """A model that can be explained. One class an adapter; everything else is in the core."""
 
     kind: str
-    device: str
     fixed: bool
     """True where weights cannot change between calls, so that what was checked once holds."""
     labels: tuple[str, ...] | None
     preprocess: Preprocess | None
     input: InputSpec
+
+    @property
+    def device(self) -> str:
+        """Where the model runs: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``."""
 
     def tap(self, layer: str | None = None, example: Floats | None = None) -> Tap:
         """The features of ``layer`` (None: those that the head reads) and the head behind them.
@@ -164,7 +167,9 @@ def accept_images(images: Any, spec: InputSpec) -> Floats:
         For whole-number pixels, a missing batch axis, a wrong channel count or size, NaN or infinite pixels.
     """
     array = np.asarray(images.detach().cpu() if hasattr(images, "detach") else images)
-    expected = "(" + ", ".join("N" if i == 0 else "any" if n is None else str(n) for i, n in enumerate(spec.shape)) + ")"
+    expected = (
+        "(" + ", ".join("N" if i == 0 else "any" if n is None else str(n) for i, n in enumerate(spec.shape)) + ")"
+    )
     if array.dtype.kind != "f":
         raise InputError(
             f"images are {array.dtype}; expected floats as the model takes them, {expected}. "

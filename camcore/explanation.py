@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from camcore import regions
 from camcore.errors import InputError
-from camcore.normalize import normalize, postprocess, rectify
+from camcore.normalize import finite, normalize, postprocess, rectify
 from camcore.pictures import Picture
 from camcore.preprocess import View
 from camcore.resize import resize
@@ -137,8 +137,10 @@ class Explanation:
         if len(size) != len(self.input_size):
             raise InputError(f"size is {tuple(size)}; expected one length a spatial axis, as in {self.input_size}")
         maps = rectify(self.maps) if self.rectifies else self.maps
-        larger = resize(maps, size, mode=mode)  # type: ignore[arg-type]
-        heat = normalize(larger, normalization, spatial=len(self.input_size))
+        maps = finite(maps, tuple(range(2, maps.ndim)))  # before resizing, which would spread one NaN over rows
+        with np.errstate(over="ignore", invalid="ignore"):
+            larger = resize(maps, size, mode=mode)  # type: ignore[arg-type]
+        heat = normalize(larger, normalization, spatial=len(size))
         if threshold or gain != 1.0:
             heat = postprocess(heat, threshold=threshold, gain=gain)
         return heat.astype(np.float32, copy=False)
@@ -157,7 +159,10 @@ class Explanation:
         return regions.mask(self.heatmaps(), threshold)
 
     def overlays(self, **style: Any) -> list[list[NDArray[np.uint8]]]:
-        """For each image and class the heatmap over the picture, (H, W, 3) uint8; see :func:`camcore.figures.overlays`."""
+        """For each image and class the heatmap over the picture, (H, W, 3) uint8.
+
+        The options are those of :func:`camcore.figures.overlays`.
+        """
         from camcore import figures
 
         self._need_pictures("overlays")
@@ -174,5 +179,6 @@ class Explanation:
     def _need_pictures(self, what: str) -> None:
         if len(self.input_size) != 2:
             raise InputError(
-                f"{what} need pictures with two spatial axes; this input has {len(self.input_size)}: use .maps or .heatmaps()"
+                f"{what} need pictures with two spatial axes; this input has {len(self.input_size)}: "
+                "use .maps or .heatmaps()"
             )

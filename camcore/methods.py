@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from camcore.formulas import activation_map, cam
 from camcore.errors import InputError, suggest
+from camcore.formulas import activation_map, cam
 
 __all__ = ["METHODS", "Method", "method", "register"]
 

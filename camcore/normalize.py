@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from camcore.errors import InputError, suggest
 
-__all__ = ["NORMALIZATIONS", "normalize", "postprocess", "rectify"]
+__all__ = ["NORMALIZATIONS", "finite", "normalize", "postprocess", "rectify"]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -26,7 +26,7 @@ def _extent(maps: Floats, axes: tuple[int, ...]) -> tuple[Floats, Floats]:
 
 
 def _ratio(part: Floats, whole: Floats) -> Floats:
-    """part / whole, zero where whole is zero; tiny and huge wholes are scaled first so that nothing over- or underflows."""
+    """part / whole, zero where whole is zero; scaled first, so that tiny and huge values neither over- nor underflow."""
     _, exponent = np.frexp(whole)
     safe = np.where(whole > 0, np.ldexp(whole, -exponent), 1)
     return np.where(whole > 0, np.ldexp(part, -exponent) / safe, 0)
@@ -71,8 +71,8 @@ def normalize(maps: Floats, kind: str = "minmax", *, spatial: int = 2) -> Floats
     Returns
     -------
     (..., *S) float32 ndarray (float64 stays float64)
-        In [0, 1]; for ``tanh`` at most tanh(2) = 0.964. A constant map gives zeros (``minmax``); a map without a positive value gives zeros (``relu-max``,
-        ``tanh``). NaN counts as the smallest value of its map, so it never spreads; a map of
+        In [0, 1]; for ``tanh`` at most tanh(2) = 0.964. A constant map gives zeros (``minmax``), and so does a map
+        without a positive value (``relu-max``, ``tanh``). NaN counts as the smallest value of its map, so it never spreads; a map of
         nothing but NaN counts as zeros.
 
     Raises
@@ -94,10 +94,11 @@ def normalize(maps: Floats, kind: str = "minmax", *, spatial: int = 2) -> Floats
     maps = maps if maps.dtype in (np.float32, np.float64) else maps.astype(np.float32)
     axes = tuple(range(maps.ndim - spatial, maps.ndim))
     with np.errstate(under="ignore"):
-        return NORMALIZATIONS[kind](_finite(maps, axes), axes)
+        return NORMALIZATIONS[kind](finite(maps, axes), axes)
 
 
-def _finite(maps: Floats, axes: tuple[int, ...]) -> Floats:
+def finite(maps: Floats, axes: tuple[int, ...]) -> Floats:
+    """NaN as the smallest value of its map, infinities as the largest floats; a map of nothing but NaN as zeros."""
     if np.isfinite(maps).all():
         return maps
     limit = np.finfo(maps.dtype).max

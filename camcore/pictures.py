@@ -86,7 +86,9 @@ def _read(path: Path, max_pixels: int) -> NDArray[np.uint8]:
                 _check_size(path, image.size, max_pixels)
                 return _to_rgb(image)
     except Image.DecompressionBombError as error:
-        raise InputError(f"{path}: {error}; reduce the picture first") from error
+        raise InputError(
+            f"{path}: more than {max_pixels / 1e6:.0f} megapixels ({error}): reduce the picture first"
+        ) from error
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: not a picture that can be read ({', '.join(FORMATS)})") from error
     except InputError:
@@ -169,7 +171,7 @@ def _pictures_of(place: str) -> list[Path]:
         return files
     if path.exists() or not glob.has_magic(place):
         return [path]
-    files = sorted(p for p in map(Path, glob.glob(place, recursive=True)) if p.is_file())
+    files = sorted(p for p in map(Path, glob.glob(place, recursive=True)) if p.is_file())  # noqa: PTH207 - any root
     if not files:
         raise InputError(f"{place}: the pattern matches no file")
     return files

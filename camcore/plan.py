@@ -46,7 +46,7 @@ def obstacle(row: Method, tap: Tap) -> str:
     """Why ``row`` cannot be computed at ``tap``; empty where it can."""
     missing = row.needs - GIVEN
     if missing:
-        return f"needs {', '.join(sorted(missing))}, which this backend does not give"
+        return f"needs {', '.join(sorted(missing))}, which this backend does not give."
     return tap.obstacle if "head" in row.needs and tap.head is None else ""
 
 

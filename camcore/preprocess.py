@@ -139,8 +139,9 @@ def preprocess(spec: str | Preprocess | Mapping[str, Any], **changes: Any) -> Pr
     else:
         base = PRESETS["unit"]
         changes = {**spec, **changes}
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
     try:
-        return replace(base, **{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
+        return replace(base, **fields)
     except TypeError as error:
         raise InputError(f"preprocessing: {error}; known are {', '.join(asdict(base))}") from error
 

@@ -24,7 +24,7 @@ def softmax(scores: Floats, *, axis: int = -1) -> Floats:
     >>> softmax(np.array([0.0, 0.0]))
     array([0.5, 0.5])
     """
-    with np.errstate(under="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         shifted = np.exp(scores - np.max(scores, axis=axis, keepdims=True))
         return shifted / shifted.sum(axis=axis, keepdims=True)
 

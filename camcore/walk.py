@@ -49,6 +49,11 @@ class HeadWalk:
         return self._weight is None and self._bias is None and self._gain == 1 and not self.pooled
 
     @property
+    def gain(self) -> float:
+        """The factor in front of x while no matrix has been met."""
+        return self._gain
+
+    @property
     def width(self) -> int | None:
         """How many channels x has, as far as the operations met so far tell."""
         if self._weight is not None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -117,7 +120,9 @@ class Graph:
         return self.add("Transpose", stored, to=name)
 
     def _reshaped(self, array: NDArray[Any], name: str) -> str:
-        return self.add("Reshape", self._initializer(array.reshape(-1), name + "_flat"), self.ints(*array.shape), to=name)
+        return self.add(
+            "Reshape", self._initializer(array.reshape(-1), name + "_flat"), self.ints(*array.shape), to=name
+        )
 
     def _dequantized(self, array: NDArray[Any], name: str) -> str:
         """Weights of 8 bits; from opset 13 on with a scale for each row."""
@@ -156,7 +161,9 @@ class Graph:
         shape = {"kernel_shape": [kernel] * axes, "pads": [kernel // 2] * (2 * axes), "group": groups}
         return self.add("Conv", value, self.const(weight), self.const(self.normal(outside)), **shape)
 
-    def model(self, *, ir_version: int | None = None, functions: Sequence[Any] = (), domains: Sequence[str] = ()) -> Any:
+    def model(
+        self, *, ir_version: int | None = None, functions: Sequence[Any] = (), domains: Sequence[str] = ()
+    ) -> Any:
         graph = helper.make_graph(self.nodes, "test", self.inputs, self.outputs, self.weights)
         opsets = [helper.make_opsetid("", self.opset), *[helper.make_opsetid(d, 1) for d in domains]]
         ir_version = ir_version or (3 if self.form == "input" else 10 if functions else 8)
@@ -216,3 +223,12 @@ def pixels_for(model: Any, *, batch: int = 2, seed: int = 0, length: int = 6) ->
 def onnx_bytes(model: Any) -> bytes:
     data: bytes = model.SerializeToString()
     return data
+
+
+def python(code: str) -> str:
+    """What a fresh interpreter prints; its warnings are errors."""
+    root = Path(__file__).parents[1]
+    script = f"import sys; sys.path[:0] = {[str(root), str(root / 'adapters')]!r}\n{code}"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()

@@ -1,4 +1,4 @@
-"""Networks that the tests share: small ones written in many ways, and torchvision's with random batch-norm statistics."""
+"""Networks that the tests share: small ones written in many ways, and torchvision's with random weights."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ def network(name: str, seed: int = 0) -> nn.Module:
 class Small(nn.Module):
     """A user's own network; ``tail`` maps the ReLU features, the linear layer and the 1x1 convolution to scores."""
 
-    def __init__(self, tail: Callable[[Tensor, nn.Linear, nn.Conv2d], Tensor], channels: int = 6, classes: int = 4) -> None:
+    def __init__(
+        self, tail: Callable[[Tensor, nn.Linear, nn.Conv2d], Tensor], channels: int = 6, classes: int = 4
+    ) -> None:
         super().__init__()
         self.trunk = nn.Conv2d(3, channels, 3, stride=2)
         self.norm = nn.BatchNorm2d(channels)
@@ -101,7 +103,10 @@ TAILS: dict[str, Callable[[Tensor, nn.Linear, nn.Conv2d], Tensor]] = {
 REFUSED: dict[str, tuple[Callable[[Tensor, nn.Linear, nn.Conv2d], Tensor], str]] = {
     "ReLU behind the pooling": (lambda a, fc, conv: fc(F.relu(a.mean((2, 3)) - 1)), "relu stands in front"),
     "maximum": (lambda a, fc, conv: fc(a.amax((2, 3))), "maximum over the map"),
-    "flattened": (lambda a, fc, conv: F.adaptive_avg_pool2d(a, (1, 2)).flatten(1) @ fc.weight.t().repeat(2, 1), r"the map \(6x1x2\) is flattened"),
+    "flattened": (
+        lambda a, fc, conv: F.adaptive_avg_pool2d(a, (1, 2)).flatten(1) @ fc.weight.t().repeat(2, 1),
+        r"the map \(6x1x2\) is flattened",
+    ),
     "two poolings joined": (
         lambda a, fc, conv: torch.cat([a.mean((2, 3)), a.amax((2, 3))], 1) @ fc.weight.t().repeat(2, 1),
         "cat joins several tensors",

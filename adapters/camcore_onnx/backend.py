@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes.common import ShapeInferencePass
 
-from camcore.errors import InputError
+from camcore.errors import HeadNotFound, InputError
 from camcore.evidence import Evidence, InputSpec, Layer, Tap, milestones
 from camcore.preprocess import Preprocess
 from camcore.scores import Classes, choose_classes
 from camcore_onnx.constants import Constants
 from camcore_onnx.heads import Found, find_head
 from camcore_onnx.layers import find_layer, module_path
-from camcore_onnx.load import Loaded, load, serialize
+from camcore_onnx.load import Loaded, infer_shapes, load, serialize
 from camcore_onnx.metadata import read_card
 from camcore_onnx.runtime import device_of, make_session
 from camcore_onnx.surgery import add_outputs
@@ -81,7 +80,7 @@ class OnnxBackend:
         self._runs: dict[str | None, _Run] = {}
         self._lock = threading.Lock()
         self._busy = threading.Lock()  # CUDA sessions run one call at a time
-        _infer_shapes(self.loaded.model)
+        infer_shapes(self.loaded.model)
         card, self.complaints = read_card(self.loaded.model.metadata_props)
         self.card = card
         self.labels: tuple[str, ...] | None = card.labels
@@ -114,7 +113,7 @@ class OnnxBackend:
         found = self.found
         value = found.features if layer is None else find_layer(self.graph, layer)
         if value is None:
-            raise InputError("the model has no feature map with spatial axes, so there is nothing to map")
+            raise HeadNotFound(f"{found.obstacle} Nor is there any feature map with spatial axes on that way.")
         tap = Tap(
             layer=value.name or "",
             head=found.head,
@@ -134,7 +133,9 @@ class OnnxBackend:
         """The last tensor of each map size that ends a block, and the features."""
         found = self.found.features
         maps = [v for v in self._maps() if v is found or not (self.constants.is_constant(v) or _is_side_branch(v))]
-        return milestones([Layer(v.name or "", _features_shape(v), _op(v)) for v in maps], (found.name or "") if found else "")
+        return milestones(
+            [Layer(v.name or "", _features_shape(v), _op(v)) for v in maps], (found.name or "") if found else ""
+        )
 
     def observe(
         self,
@@ -222,26 +223,27 @@ class OnnxBackend:
                     results = run.session.run(names, feed)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             text = str(error).strip().splitlines()
-            raise InputError(f"ONNX Runtime could not run images of shape {images.shape}: {text[0][:400] if text else error!r}") from error
+            raise InputError(
+                f"ONNX Runtime could not run images of shape {images.shape}: {text[0][:400] if text else error!r}"
+            ) from error
         return [r[:count] for r in results] if count < size else list(results)
-
-
-def _infer_shapes(model: ir.Model) -> None:
-    try:
-        ShapeInferencePass()(model)
-    except Exception:  # noqa: S110, BLE001 - shapes are a help, not a need; onnx raises many kinds
-        pass
 
 
 def _image_input(loaded: Loaded) -> InputSpec:
     graph = loaded.model.graph
     inputs = [v for v in graph.inputs if v.name not in graph.initializers]
-    images = [v for v in inputs if v.dtype is not None and v.dtype.name in _NUMPY and v.shape is not None and len(v.shape) >= 3]
+    images = [
+        v
+        for v in inputs
+        if v.dtype is not None and v.dtype.name in _NUMPY and v.shape is not None and len(v.shape) >= 3
+    ]
     listed = ", ".join(f"{v.name!r} {_shown(v)}" for v in inputs) or "none"
     if not images:
         raise InputError(f"{loaded.name}: no image input: expected floats (N, C, *S), the model takes {listed}")
     if len(inputs) > 1:
-        raise InputError(f"{loaded.name}: {len(inputs)} inputs ({listed}); expected one image input: fix the others first")
+        raise InputError(
+            f"{loaded.name}: {len(inputs)} inputs ({listed}); expected one image input: fix the others first"
+        )
     value = images[0]
     shape = tuple(n if isinstance(n, int) and n > 0 else None for n in value.shape or ())
     return InputSpec(value.name or "", shape, _NUMPY[value.dtype.name if value.dtype is not None else "FLOAT"])
@@ -261,7 +263,8 @@ def _score_outputs(loaded: Loaded, name: str | None) -> list[ir.Value]:
         return chosen
     rows = [v for v in outputs if v.shape is None or len(v.shape) <= 2 or all(n == 1 for n in v.shape[2:])]
     if not rows:
-        raise InputError(f"{loaded.name}: no output with class scores (N, K); it gives {', '.join(f'{v.name!r} {_shown(v)}' for v in outputs)}")
+        listed = ", ".join(f"{v.name!r} {_shown(v)}" for v in outputs)
+        raise InputError(f"{loaded.name}: no output with class scores (N, K); it gives {listed}")
     return rows
 
 

@@ -26,7 +26,11 @@ from camcore_onnx.verify import Check, Reference, check_against, check_model, sa
 
 __all__ = ["Report", "export"]
 
-_PRIVATE = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node", "namespace")  # paths and names of the author's machine
+_PRIVATE = (
+    "pkg.torch.onnx.stack_trace",
+    "pkg.torch.onnx.fx_node",
+    "namespace",
+)  # paths and names of the author's machine
 _SAFE_IR = 10
 
 
@@ -59,7 +63,7 @@ def export(
     *,
     layer: str | None = None,
     labels: Any = None,
-    preprocess: str | Preprocess | None = None,  # noqa: A002
+    preprocess: str | Preprocess | None = None,
     features: str = "features",
     opset: int | None = None,
     overwrite: bool = True,

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from camcore.errors import HeadNotFound
+from camcore.errors import CamError, HeadNotFound
 from camcore.head import LinearHead
 from camcore.walk import HeadWalk, batch_norm_affine, channel_axis, dense_weight, refusal, scaled, times
 from camcore_onnx.constants import Constants
@@ -53,6 +53,16 @@ class _Step:
         self.node, self.walk, self.constants = node, walk, constants
         self.name = f"{node.op_type} {node.name!r}" if node.name else node.op_type
         self.channel_axis: int | None = None
+        self.averaged: set[int] = set()
+
+    def back(self) -> ir.Value:
+        """The tensor that the operator reads; its part in the head is added to the walk."""
+        try:
+            return _STEPS[self.node.op_type](self)
+        except (IndexError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, CamError):
+                raise
+            raise HeadNotFound(f"{self.name} is not as its operator is defined ({error})") from error
 
     def data(self, index: int = 0) -> ir.Value:
         value = self.node.inputs[index]
@@ -137,7 +147,9 @@ def _matmul(step: _Step) -> ir.Value:
 def _conv(step: _Step) -> ir.Value:
     weight, bias = step.need_constant(1), step.constant(2)
     if any(n != 1 for n in weight.shape[2:]) or any(step.attribute("pads", ())):
-        raise HeadNotFound(f"{step.name} has a kernel of {times(weight.shape[2:])}; behind a pooling only 1x1 is linear")
+        raise HeadNotFound(
+            f"{step.name} has a kernel of {times(weight.shape[2:])}; behind a pooling only 1x1 is linear"
+        )
     groups = step.attribute("group", 1)
     step.walk.linear("Conv 1x1", dense_weight(weight.reshape(weight.shape[:2]), groups), bias)
     return step.data()
@@ -171,7 +183,9 @@ def _batch_norm(step: _Step) -> ir.Value:
 def _dequantize(step: _Step) -> ir.Value:
     inner = step.data().producer()
     if inner is None or inner.op_type != "QuantizeLinear":
-        raise HeadNotFound(f"{step.name} reads integers from {inner.op_type if inner else 'an input'}: a quantised head")
+        raise HeadNotFound(
+            f"{step.name} reads integers from {inner.op_type if inner else 'an input'}: a quantised head"
+        )
     scale = step.need_constant(1)
     if scale.size != 1:
         raise HeadNotFound(f"{step.name} has a scale for each channel of the data")
@@ -188,10 +202,7 @@ def _average_pool(step: _Step) -> ir.Value:
     kernel, pads = step.attribute("kernel_shape", ()), step.attribute("pads", ())
     data = step.data()
     space = _space(data)
-    covers = all(_is_one(n) for n in _space(step.node.outputs[0])) if _space(step.node.outputs[0]) else None
-    if covers is None and space is not None:
-        covers = all(isinstance(n, int) and n <= k for n, k in zip(space, kernel, strict=False))
-    if covers is False and not _flat_reader_agrees(step):
+    if _covers(step, space) is False and not _flat_reader_agrees(step):
         raise HeadNotFound(
             f"{step.name} averages windows of {times(kernel)} of a map of {times(space or ())}, not the whole map"
         )
@@ -200,6 +211,16 @@ def _average_pool(step: _Step) -> ir.Value:
         factor = math.prod(int(n) for n in space if isinstance(n, int)) / math.prod(kernel)
     step.walk.pool(f"AveragePool {times(kernel)}", factor)
     return data
+
+
+def _covers(step: _Step, space: tuple[Any, ...] | None) -> bool | None:
+    """Whether there is one window and it sees the whole map; None where the rank is not known."""
+    kernel, pads, out = step.attribute("kernel_shape", ()), step.attribute("pads", ()), _space(step.node.outputs[0])
+    if space is not None and all(isinstance(n, int) for n in space):
+        before = pads[: len(space)] or [0] * len(space)
+        whole = all(p + n <= k for p, n, k in zip(before, space, kernel, strict=False))
+        return whole and all(d == 1 for d in step.attribute("dilations", ())) and (not out or all(map(_is_one, out)))
+    return all(map(_is_one, out)) if out else None if space is None else False
 
 
 def _flat_reader_agrees(step: _Step) -> bool:
@@ -215,7 +236,7 @@ def _reduce(step: _Step) -> ir.Value:
     if axes is None and len(step.node.inputs) > 1:
         given = step.constant(1)
         axes = None if given is None else [int(a) for a in given.reshape(-1)]
-    if axes is None:
+    if not axes:
         raise HeadNotFound(f"{step.name} averages over axes that are not known, or over all")
     if data.shape is None:
         if not (all(a < 0 for a in axes) or all(a >= 2 for a in axes)):
@@ -223,6 +244,7 @@ def _reduce(step: _Step) -> ir.Value:
         step.channel_axis = 1
     else:
         step.channel_axis = channel_axis(step.name, axes, len(data.shape))
+        step.averaged = {a % len(data.shape) for a in axes}
     step.walk.pool(step.node.op_type, _count(step, data, axes) if step.node.op_type == "ReduceSum" else 1.0)
     return data
 
@@ -295,11 +317,11 @@ def find_head(output: ir.Value, constants: Constants) -> Found:
         while not walk.pooled:
             step = _step(value, walk, constants)
             before = walk.untouched
-            value = _STEPS[step.node.op_type](step)
+            value = step.back()
             axis = step.channel_axis or axis
             if before and walk.scores_are != "logit" and step.node.op_type in ("Softmax", "Sigmoid", "LogSoftmax"):
                 logits = value
-        value = _more_pools(value, walk, constants)
+        value, axis = _more_pools(value, axis, walk, constants)
         value, axis = _unflatten(value, axis)
         head = walk.head(_channels(value, axis) or walk.width or _static(logits))
     except HeadNotFound as error:
@@ -326,22 +348,34 @@ def _step(value: ir.Value, walk: HeadWalk, constants: Constants) -> _Step:
     return _Step(node, walk, constants)
 
 
-def _more_pools(value: ir.Value, walk: HeadWalk, constants: Constants) -> ir.Value:
+def _more_pools(value: ir.Value, axis: int, walk: HeadWalk, constants: Constants) -> tuple[ir.Value, int]:
     """A mean over one axis after a mean over another is one mean over both."""
     while (node := value.producer()) is not None and node.op_type in _POOLS:
-        trial = HeadWalk()
+        step = _Step(node, HeadWalk(), constants)
         try:
-            value = _STEPS[node.op_type](_Step(node, trial, constants))
+            source = step.back()
         except HeadNotFound:
-            return value  # a smaller pooling is part of the network
-        walk.pool(node.op_type)
-    return value
+            return value, axis  # a smaller pooling is part of the network
+        if not step.attribute("keepdims", 1):  # the axes averaged away were dropped: count them again
+            rank = len(source.shape or ()) or axis + 1
+            axis = [a for a in range(rank) if a not in step.averaged][axis]
+        if axis in step.averaged:
+            return value, axis
+        value = source
+        walk.pool(node.op_type, step.walk.gain)
+    return value, axis
 
 
 def _unflatten(value: ir.Value, axis: int) -> tuple[ir.Value, int]:
     """(N, C, H*W) made of (N, C, H, W) by a reshape: the features are the latter."""
     node = value.producer()
-    if node is None or node.op_type not in ("Reshape", "Flatten") or axis != 1 or value.shape is None or len(value.shape) != 3:
+    if (
+        node is None
+        or node.op_type not in ("Reshape", "Flatten")
+        or axis != 1
+        or value.shape is None
+        or len(value.shape) != 3
+    ):
         return value, axis
     source = node.inputs[0]
     if source is None or source.shape is None or len(source.shape) < 4 or source.shape[1] != value.shape[1]:
@@ -369,7 +403,11 @@ def last_map(value: ir.Value, constants: Constants) -> ir.Value | None:
         node = value.producer()
         if node is None:
             continue
-        if space is not None and not all(_is_one(n) for n in space) and node.op_type not in ("QuantizeLinear", "Reshape"):
+        if (
+            space is not None
+            and not all(_is_one(n) for n in space)
+            and node.op_type not in ("QuantizeLinear", "Reshape")
+        ):
             return value
         queue += [v for v in node.inputs if v is not None]
     return None
@@ -398,7 +436,3 @@ def _static(logits: ir.Value) -> int:
 
 def _is_one(n: Any) -> bool:
     return isinstance(n, int) and n == 1
-
-
-def times(numbers: Any) -> str:
-    return "x".join("?" if n is None else str(n) for n in numbers)

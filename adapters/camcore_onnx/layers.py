@@ -43,7 +43,11 @@ def find_layer(graph: ir.Graph, name: str) -> ir.Value:
     returned = _returned(nodes, name)
     if returned is not None:
         return returned
-    known = [*module_paths(nodes), *(v.name for n in nodes for v in n.outputs if v.name), *(n.name for n in nodes if n.name)]
+    known = [
+        *module_paths(nodes),
+        *(v.name for n in nodes for v in n.outputs if v.name),
+        *(n.name for n in nodes if n.name),
+    ]
     raise InputError(f"no layer is called {name!r}: no tensor, node or PyTorch module. {suggest(name, known)}")
 
 
@@ -67,7 +71,7 @@ def _from_scopes(text: str) -> str:
     """``"['', 'layer4', 'layer4.1', 'relu_16']"``: the last entry is the node's own name."""
     try:
         scopes = ast.literal_eval(text) if len(text) < 10_000 else []
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return ""
     modules = [s for s in scopes[:-1] if isinstance(s, str) and s] if isinstance(scopes, list) else []
     return modules[-1] if modules else ""
@@ -87,7 +91,7 @@ def _from_name(name: str) -> str:
 
 def _returned(nodes: list[ir.Node], path: str) -> ir.Value | None:
     """The tensor that a module returns: the last one of its own that others read."""
-    inside = [n for n in nodes if _is_within(module_path(n), path)]
+    inside = [n for n in nodes if _is_within(module_path(n), path, exact=_SCOPES in n.metadata_props)]
     members = set(inside)
     leaving = [v for n in inside for v in n.outputs if v.is_graph_output() or _others_read(v, members)]
     return leaving[-1] if leaving else None
@@ -97,10 +101,11 @@ def _others_read(value: ir.Value, members: set[ir.Node]) -> bool:
     return any(use.node not in members for use in value.uses())
 
 
-def _is_within(found: str, path: str) -> bool:
+def _is_within(found: str, path: str, *, exact: bool) -> bool:
+    """Without scopes, the second call of a module ``relu`` is only known as ``relu_1``."""
     if not found or not path:
         return False
-    return any(part == path or _REPEATED.sub("", part) == path for part in _prefixes(found))
+    return any(part == path or (not exact and _REPEATED.sub("", part) == path) for part in _prefixes(found))
 
 
 def _prefixes(path: str) -> Iterator[str]:

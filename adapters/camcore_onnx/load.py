@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError, EncodeError
-from onnx_ir.passes.common import InlinePass
+from onnx_ir.passes.common import InlinePass, ShapeInferencePass
 
 from camcore.errors import InputError
 
-__all__ = ["Loaded", "load", "serialize"]
+__all__ = ["Loaded", "infer_shapes", "load", "serialize"]
 
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 MAX_NODES = 500_000
@@ -58,7 +58,10 @@ def _read(path: Path) -> bytes:
         raise InputError(f"{path}: is a folder; expected an .onnx file")
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected an .onnx file")
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not data:
         raise InputError(f"{path}: the file is empty (0 bytes); expected an .onnx file")
     return data
@@ -87,53 +90,110 @@ def _what(data: bytes) -> str:
 
 
 def _loaded(proto: onnx.ModelProto, name: str, path: Path | None, size: int) -> Loaded:
-    _check_operators(proto, name)
-    external = sorted(set(_external_files(proto.graph)))
-    if external and path is None:
-        raise InputError(f"{name}: its weights lie in {external[0]!r}; give the path of the .onnx file instead")
-    folder = path.parent if external and path is not None else None
-    for location in external:
-        _check_external(name, folder or Path(), location)
     try:
-        model = ir.from_proto(proto)
-        if folder is not None:
-            ir.external_data.set_base_dir(model.graph, str(folder))
-        if model.functions:
-            model = InlinePass()(model).model
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{name}: the graph is damaged: {error}") from error
+        return _understood(proto, name, path, size)
+    except InputError:
+        raise
+    except (
+        Exception
+    ) as error:  # onnx_ir's exceptions share no base class, and protobuf decodes its texts when they are read
+        raise InputError(f"{name}: the graph is damaged: {str(error).strip().splitlines()[0][:300]}") from error
+
+
+def _understood(proto: onnx.ModelProto, name: str, path: Path | None, size: int) -> Loaded:
+    _check_texts(proto)
+    _check_operators(proto, name)
+    external = list(_external_tensors([proto.graph, *proto.functions]))
+    folder = path.parent if external and path is not None else None
+    for tensor in external:
+        for location in [e.value for e in tensor.external_data if e.key == "location"] or [""]:
+            if folder is None:
+                raise InputError(f"{name}: its weights lie in {location!r}; give the path of the .onnx file instead")
+            _check_external(name, folder, location, _end(tensor))
+    model = ir.from_proto(proto)
+    if model.functions:
+        model = InlinePass()(model).model
+    if folder is not None:
+        ir.external_data.set_base_dir(model.graph, str(folder))
+    model.graph.sort()  # refuses a cycle
+    _check_sources(model.graph, name)
     return Loaded(model, name, path, folder, size)
 
 
+def _check_texts(proto: onnx.ModelProto) -> None:
+    """Protobuf gives texts that are not UTF-8 as bytes."""
+    for graph in (proto.graph, *proto.functions):
+        texts = [t for n in _nodes(graph) for t in (n.name, n.op_type, n.domain, *n.input, *n.output)]
+        if isinstance(graph, onnx.GraphProto):
+            texts += [v.name for v in (*graph.input, *graph.output, *graph.value_info, *graph.initializer)]
+        for text in (*texts, *(t for entry in proto.metadata_props for t in (entry.key, entry.value))):
+            if isinstance(text, bytes):
+                raise ValueError(f"the name {text[:40]!r} is not UTF-8")
+
+
 def _check_operators(proto: onnx.ModelProto, name: str) -> None:
-    if len(proto.graph.node) > MAX_NODES:
-        raise InputError(f"{name}: {len(proto.graph.node)} nodes; the limit is {MAX_NODES}")
-    local = {f.domain for f in proto.functions}
-    foreign = sorted({n.domain for n in proto.graph.node} - DOMAINS - local)
-    if foreign:
-        node = next(n for n in proto.graph.node if n.domain == foreign[0])
-        raise InputError(
-            f"{name}: uses the custom operator {node.domain}::{node.op_type}; custom operators are refused. "
-            "Export the model with standard operators"
-        )
+    local = {(f.domain, f.name): f for f in proto.functions}
+    own = {domain for domain, _ in local}
+    count = 0
+    for graph in (proto.graph, *proto.functions):
+        for node in _nodes(graph):
+            count += 1
+            if node.domain not in DOMAINS and node.domain not in own:
+                raise InputError(
+                    f"{name}: uses the custom operator {node.domain}::{node.op_type}; custom operators are refused. "
+                    "Export the model with standard operators"
+                )
+    count = _unfolded(proto.graph, local, {}) if local else count
+    if count > MAX_NODES:
+        raise InputError(f"{name}: {count} nodes; the limit is {MAX_NODES}")
 
 
-def _external_files(graph: onnx.GraphProto) -> Iterator[str]:
-    tensors = list(graph.initializer)
+def _unfolded(graph: Any, local: Mapping[tuple[str, str], Any], known: dict[tuple[str, str], int]) -> int:
+    """How many nodes there are once functions are written out; a function that calls itself ends in RecursionError."""
+    count = 0
+    for node in _nodes(graph):
+        key = (node.domain, node.op_type)
+        if key in local and key not in known:
+            known[key] = _unfolded(local[key], local, known)
+        count += known.get(key, 1)
+    return count
+
+
+def _nodes(graph: Any) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph or function and of the graphs inside them."""
     for node in graph.node:
+        yield node
         for attribute in node.attribute:
-            tensors += [attribute.t, *attribute.tensors]
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _external_files(inner)
+            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+                yield from _nodes(inner)
+
+
+def _external_tensors(graphs: Iterable[Any]) -> Iterator[onnx.TensorProto]:
+    for graph in graphs:
+        tensors = [*graph.initializer, *_sparse(graph.sparse_initializer)] if isinstance(graph, onnx.GraphProto) else []
+        for node in graph.node:
+            for attribute in node.attribute:
+                tensors += [attribute.t, *attribute.tensors]
+                tensors += _sparse([attribute.sparse_tensor, *attribute.sparse_tensors])
+                yield from _external_tensors([*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs])
+        yield from (tensor for tensor in tensors if tensor.data_location == onnx.TensorProto.EXTERNAL)
+
+
+def _sparse(tensors: Iterable[onnx.SparseTensorProto]) -> Iterator[onnx.TensorProto]:
     for tensor in tensors:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            yield next((e.value for e in tensor.external_data if e.key == "location"), "")
+        yield from (tensor.values, tensor.indices)
 
 
-def _check_external(name: str, folder: Path, location: str) -> None:
+def _end(tensor: onnx.TensorProto) -> int:
+    """Where in its file a tensor ends, as far as it says so."""
+    return sum(int(e.value) for e in tensor.external_data if e.key in ("offset", "length"))
+
+
+def _check_external(name: str, folder: Path, location: str, end: int) -> None:
     if not location or Path(location).is_absolute() or ".." in Path(location.replace("\\", "/")).parts:
         raise InputError(
-            f"{name}: its weights point outside the model's folder ({location!r}); refused, for the file may not be yours"
+            f"{name}: its weights point outside the model's folder ({location!r}); refused, for that file is not part "
+            "of the model"
         )
     file = folder / location
     if not file.exists():
@@ -142,6 +202,31 @@ def _check_external(name: str, folder: Path, location: str) -> None:
         raise InputError(
             f"{name}: {location!r} with its weights is a link or no regular file in {folder}; put a copy there"
         )
+    if file.stat().st_size < end:
+        raise InputError(
+            f"{name}: {location!r} with its weights has {file.stat().st_size} bytes of {end}; copy it again"
+        )
+
+
+def _check_sources(graph: ir.Graph, name: str) -> None:
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        for value in node.inputs:
+            if (
+                value is not None
+                and value.producer() is None
+                and not (value.is_graph_input() or value.is_initializer())
+            ):
+                raise InputError(
+                    f"{name}: the graph is damaged: {node.op_type} reads {value.name!r}, which nothing makes"
+                )
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """State the shapes and types of all tensors in the model, as far as onnx can tell them."""
+    try:
+        ShapeInferencePass()(model)
+    except Exception:
+        pass
 
 
 def serialize(model: ir.Model) -> bytes:
@@ -152,9 +237,10 @@ def serialize(model: ir.Model) -> bytes:
     InputError
         If it is larger than the 2 GiB that protobuf allows.
     """
-    proto = ir.to_proto(model)
     try:
-        data: bytes = proto.SerializeToString()
+        data: bytes = ir.to_proto(model).SerializeToString()
     except (EncodeError, ValueError) as error:
         raise InputError("the model is larger than 2 GiB; keep its weights in an external file") from error
+    except ir.serde.SerdeError as error:
+        raise InputError(f"the graph is damaged: {error.__cause__ or error}") from error
     return data

@@ -47,7 +47,10 @@ def read_card(metadata: Mapping[str, str]) -> tuple[Card, list[str]]:
     ``names`` as Ultralytics writes it is understood too.
     """
     complaints: list[str] = []
-    found = {name: _parse(metadata, PREFIX + name, complaints) for name in ("version", "layer", "head", "labels", "preprocess")}
+    found = {
+        name: _parse(metadata, PREFIX + name, complaints)
+        for name in ("version", "layer", "head", "labels", "preprocess")
+    }
     labels = found["labels"] if found["labels"] is not None else _foreign_names(metadata)
     return (
         Card(
@@ -68,7 +71,7 @@ def _parse(metadata: Mapping[str, str], key: str, complaints: list[str]) -> Any:
         return None
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # ValueError also for numbers of thousands of digits
         complaints.append(f"metadata {key!r} is no JSON and was ignored")
         return None
 
@@ -80,7 +83,9 @@ def _try(read: Any, data: Any, complaints: list[str]) -> Any:
         return read(data)
     except InputError as error:
         complaints.append(str(error))
-        return None
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        complaints.append(f"metadata of an unexpected kind was ignored: {error}")
+    return None
 
 
 def _foreign_names(metadata: Mapping[str, str]) -> Any:
@@ -90,5 +95,5 @@ def _foreign_names(metadata: Mapping[str, str]) -> Any:
         return None
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return None

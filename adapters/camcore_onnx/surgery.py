@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from camcore.errors import InputError
 from camcore_onnx.layers import find_layer
-from camcore_onnx.load import Loaded, load
+from camcore_onnx.load import Loaded, infer_shapes, load
 
 __all__ = ["add_outputs", "expose_features"]
 
@@ -37,6 +37,7 @@ def expose_features(model: Any, layers: str | Sequence[str], *, names: Sequence[
         For an unknown layer or a name that is taken.
     """
     loaded = load(model)
+    infer_shapes(loaded.model)  # an output must state its type
     wanted = [layers] if isinstance(layers, str) else list(layers)
     values = {find_layer(loaded.model.graph, layer): layer for layer in wanted}
     titles = [v.name or "" for v in values] if names is None else list(names)
@@ -55,6 +56,8 @@ def add_outputs(loaded: Loaded, outputs: Mapping[str, ir.Value]) -> ir.Model:
     by_name = {v.name: v for node in copy.graph for v in node.outputs if v.name}
     taken = set(by_name) | {v.name for v in copy.graph.inputs} | set(copy.graph.initializers)
     for name, original in outputs.items():
+        if original.name not in by_name:
+            raise InputError(f"the model gives {original.name!r} as it came or was stored; there is nothing to explain")
         value = by_name[original.name]
         if value.name == name:
             if not value.is_graph_output():
@@ -63,6 +66,7 @@ def add_outputs(loaded: Loaded, outputs: Mapping[str, ir.Value]) -> ir.Model:
         if name in taken:
             raise InputError(f"the model already has a tensor called {name!r}; choose another name")
         copy.graph.outputs.append(_identity(copy.graph, value, name))
+        taken.add(name)
     return copy
 
 

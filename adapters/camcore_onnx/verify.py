@@ -65,7 +65,7 @@ def check_model(path: Path, original: Loaded | None, *, features: str, batches: 
 def _checker(path: Path) -> Check:
     try:
         onnx.checker.check_model(str(path), full_check=True)
-    except Exception as error:  # noqa: BLE001 - the checker raises its own and many other kinds
+    except Exception as error:
         return Check("ONNX checker", False, str(error).strip().splitlines()[0][:200])
     return Check("ONNX checker", True, "the file is valid")
 
@@ -130,7 +130,13 @@ def check_against(path: Path, reference: Reference, batches: Sequence[Floats], *
         maps = max(maps, relative(cam(seen.features, head), expected_maps))
         agree = agree and bool((seen.scores.argmax(axis=1) == expected_scores.argmax(axis=1)).all())
     return [
-        Check("scores, PyTorch against ONNX Runtime", scores <= limit, f"best class {'agrees' if agree else 'differs'}", scores, limit),
+        Check(
+            "scores, PyTorch against ONNX Runtime",
+            scores <= limit,
+            f"best class {'agrees' if agree else 'differs'}",
+            scores,
+            limit,
+        ),
         Check("maps, PyTorch against ONNX Runtime", maps <= limit, "all classes", maps, limit),
     ]
 

@@ -119,7 +119,7 @@ class TorchBackend:
                 return self._other_tap(study, layer)
             name = layer
         if found.features is None:
-            raise InputError("the network has no feature map with spatial axes, so there is nothing to map")
+            raise HeadNotFound(f"{found.obstacle} Nor is there any feature map with spatial axes on that way.")
         tolerance = _TOLERANCE.get(study.dtype, 1e-3)
         return Tap(name, found.head, found.how, found.obstacle, "logit", shape, 0.0, tolerance)
 
@@ -130,7 +130,7 @@ class TorchBackend:
             return Tap(layer, head, "given head", shape=shape, tolerance=_TOLERANCE.get(study.dtype, 1e-3))
         if study.found.head is None:
             return Tap(layer, obstacle=study.found.obstacle, shape=shape)
-        why = f"the head does not read what {layer!r} returns but {study.name!r}; CAM is defined only there: leave layer out."
+        why = f"the head does not read what {layer!r} returns but {study.name!r}; CAM is defined only there."
         return Tap(layer, obstacle=why, shape=shape)
 
     def layers(self) -> list[Layer]:
@@ -149,14 +149,15 @@ class TorchBackend:
         """One forward pass; see :class:`camcore.Backend`."""
         study = self._studied(images)
         value = study.found.features if layer is None else _module_value(study, layer)
-        head_wanted = "head" in needs
+        features: Floats | None
+        head: LinearHead | None = None
         if value == study.found.features and study.found.head is not None:
             scores, features, head = self._observe_head(images)
         else:
             scores, features = self._observe_value(images, value)
-            head = self._given_head() if head_wanted and self._head is not None else None
+            head = self._given_head() if self._head is not None else None
         chosen = choose_classes(scores, classes, self.labels if labels is None else labels)
-        return Evidence(scores, chosen, features, head if head_wanted else None)
+        return Evidence(scores, chosen, features, head if "head" in needs else None)
 
     def scores(self, images: Floats) -> Floats:
         """(N, K) scores, before a final softmax."""
@@ -225,7 +226,9 @@ class TorchBackend:
             raise InputError(f"the model cannot take images of shape {tuple(tensor.shape)}: {text}") from error
         scores = scores_of(output, self._output)
         if scores is None:
-            raise InputError(f"the model returns {type(output).__name__} without a tensor of scores; say which with output=")
+            raise InputError(
+                f"the model returns {type(output).__name__} without a tensor of scores; say which with output="
+            )
         return scores
 
     def _tensor(self, images: Floats) -> Tensor:
@@ -255,7 +258,9 @@ class TorchBackend:
     def _example(self) -> Floats:
         shape = self.input.shape
         if len(shape) != 4:
-            raise InputError("the network must be run once to be understood, and its input is not a picture: give an example")
+            raise InputError(
+                "the network must be run once to be understood, and its input is not a picture: give an example"
+            )
         generator = np.random.default_rng(0)
         return generator.standard_normal((1, shape[1] or 3, 224, 224)).astype(np.float32)
 
@@ -278,7 +283,11 @@ def _study(found: Found, record: Recorder, events: list[Event]) -> _Study:
     values = {v for v in (*modules.values(), found.features) if v is not None and v in record.producer}
     points = {v: _point(record, events, v) for v in values}
     features = None if found.features is None else record.tensors[found.features]
-    shape = () if features is None else tuple(np.moveaxis(np.empty((0, *features.shape[1:])), found.channel_axis, 1).shape[1:])
+    shape = (
+        ()
+        if features is None
+        else tuple(np.moveaxis(np.empty((0, *features.shape[1:])), found.channel_axis, 1).shape[1:])
+    )
     name = _name(found.features, modules, record)
     return _Study(
         found=found,
@@ -338,7 +347,8 @@ def _depth(layer: Layer) -> int:
 
 def _module_value(study: _Study, layer: str) -> int:
     if layer not in study.modules:
-        raise InputError(f"no layer is called {layer!r}: no module of that path returns a tensor. {suggest(layer, filter(None, study.modules))}")
+        nearest = suggest(layer, filter(None, study.modules))
+        raise InputError(f"no layer is called {layer!r}: no module of that path returns a tensor. {nearest}")
     return study.modules[layer]
 
 
@@ -371,7 +381,9 @@ def _check_device(wanted: str, have: str) -> None:
         raise InputError(f"device is {wanted!r}; expected 'auto', 'cpu', 'cuda' or 'cuda:N'")
     if wanted == "auto" or have == wanted or (":" not in wanted and have.partition(":")[0] == wanted):
         return
-    raise DeviceError(f"device {wanted!r} was asked for, but the model is on {have!r}; call model.to({wanted!r}) first, or take 'auto'")
+    raise DeviceError(
+        f"device {wanted!r} was asked for, but the model is on {have!r}; call model.to({wanted!r}), or take 'auto'"
+    )
 
 
 def _plain(values: Tensor | ArrayLike) -> NDArray[Any]:

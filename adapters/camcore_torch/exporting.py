@@ -90,7 +90,8 @@ def export(
 
 def _reference(backend: TorchBackend, images: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     seen = backend.observe(images, needs=frozenset({"features", "head"}))
-    assert seen.features is not None and seen.head is not None  # the head was found before
+    assert seen.features is not None  # asked for, and found before
+    assert seen.head is not None
     return seen.scores, cam(seen.features, seen.head)
 
 
@@ -130,7 +131,7 @@ def _dynamo(model: nn.Module, images: Tensor, opset: int, free_size: bool) -> by
     _need_onnxscript()
     axes = {0: torch.export.Dim("N")}
     if free_size:
-        axes |= {i: torch.export.Dim.AUTO for i in range(2, images.ndim)}
+        axes |= dict.fromkeys(range(2, images.ndim), torch.export.Dim.AUTO)
     program = torch.onnx.export(
         model,
         (images,),
@@ -158,7 +159,7 @@ def _torchscript(model: nn.Module, images: Tensor, opset: int, free_size: bool) 
     torch.onnx.export(
         model,
         (images,),
-        buffer,
+        buffer,  # type: ignore[arg-type]  # takes any binary file, as documented
         dynamo=False,
         dynamic_axes={"images": axes, "logits": {0: "N"}},
         input_names=["images"],

@@ -122,7 +122,12 @@ def _linear(step: _Step) -> int:
 
 
 def _convolution(step: _Step) -> int:
-    weight, bias, padding, groups = step.constant(step.arg(1, "weight")), step.arg(2, "bias"), step.arg(4, "padding"), step.arg(8, "groups")
+    weight, bias, padding, groups = (
+        step.constant(step.arg(1, "weight")),
+        step.arg(2, "bias"),
+        step.arg(4, "padding"),
+        step.arg(8, "groups"),
+    )
     if any(n != 1 for n in weight.shape[2:]) or any(padding) or step.arg(6, "transposed"):
         raise HeadNotFound(f"a convolution of {times(weight.shape[2:])} stands behind the pooling; only 1x1 is linear")
     step.walk.linear("convolution 1x1", dense_weight(weight.reshape(weight.shape[:2]), groups), step.optional(bias))
@@ -132,7 +137,9 @@ def _convolution(step: _Step) -> int:
 def _binary(step: _Step) -> tuple[Tensor, Any, bool]:
     first, second = step.call.args[:2]
     if any(isinstance(t, Tensor) and step.record.made_by(step._source(t), "bernoulli") for t in (first, second)):
-        raise HeadNotFound("dropout is active behind the pooling (mode='caller' of a training network); take mode='eval'")
+        raise HeadNotFound(
+            "dropout is active behind the pooling (mode='caller' of a training network); take mode='eval'"
+        )
     if step.is_live(first) == step.is_live(second):
         raise HeadNotFound(f"{step.name} joins two tensors that depend on the image")
     return (first, second, True) if step.is_live(first) else (second, first, False)
@@ -191,7 +198,9 @@ def _window_mean(step: _Step) -> int:
     data = step.data()
     space, pooled = step.shape(data)[2:], step.shape(step.call.results[0])[2:]
     if any(n != 1 for n in pooled):
-        raise HeadNotFound(f"{step.name} averages windows of a map of {times(space)} to {times(pooled)}, not the whole map")
+        raise HeadNotFound(
+            f"{step.name} averages windows of a map of {times(space)} to {times(pooled)}, not the whole map"
+        )
     factor = 1.0
     if not step.name.startswith(("adaptive", "_adaptive")):
         factor = _window_factor(step, space)
@@ -222,10 +231,25 @@ def _obstacle(text: str) -> Callable[[_Step], int]:
     return refuse
 
 
-_SAME = (
-    "view _unsafe_view reshape _reshape_copy squeeze unsqueeze flatten clone alias detach _to_copy contiguous permute "
-    "transpose t dropout to"
-).split()
+_SAME = [
+    "view",
+    "_unsafe_view",
+    "reshape",
+    "_reshape_copy",
+    "squeeze",
+    "unsqueeze",
+    "flatten",
+    "clone",
+    "alias",
+    "detach",
+    "_to_copy",
+    "contiguous",
+    "permute",
+    "transpose",
+    "t",
+    "dropout",
+    "to",
+]
 _FLATTENERS = ("view", "_unsafe_view", "reshape", "_reshape_copy", "flatten", "clone")
 _MAXIMUM = "{} takes the maximum over the map, not the mean"
 _STEPS: dict[str, Callable[[_Step], int]] = {
@@ -253,7 +277,16 @@ _STEPS: dict[str, Callable[[_Step], int]] = {
     "cat": _obstacle("{} joins several tensors in front of the scores"),
     "native_layer_norm": _obstacle("{} normalises over the channels, so the head is not linear"),
 }
-_POOLS = ("mean", "sum", "avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d")
+_POOLS = (
+    "mean",
+    "sum",
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
+    "_adaptive_avg_pool2d",
+    "_adaptive_avg_pool3d",
+    "adaptive_avg_pool1d",
+)
 
 
 def find_head(record: Recorder, scores: int, start: int) -> Found:

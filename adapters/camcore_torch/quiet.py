@@ -1,4 +1,4 @@
-"""Run a module without leaving a trace: training flags, buffers and random numbers are as before, also after an error."""
+"""Run a module without leaving a trace: flags, buffers and random numbers are as before, also after an error."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _evaluation(module: nn.Module) -> Iterator[None]:
 
 
 def _training(module: nn.Module) -> list[nn.Module]:
-    """The parts of a module whose flag is set; ``module.modules()`` takes ten times longer, and this runs in every call."""
+    """The parts of a module whose flag is set; runs in every call, and ``module.modules()`` takes ten times longer."""
     found: dict[nn.Module, None] = {}
     stack = [module]
     while stack:

@@ -55,7 +55,7 @@ class Recorder(TorchDispatchMode):
     """
 
     def __init__(self, copy: tuple[int, int] | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._copy = copy
         self.copied: Tensor | None = None
         self.calls: list[Call] = []
@@ -143,7 +143,7 @@ class _Watch:
 
 @contextmanager
 def watching_modules(root: nn.Module, recorder: Recorder) -> Iterator[list[Event]]:
-    """Note when the modules of ``root`` are entered and left, in this thread; uses PyTorch's global hooks, not the model's."""
+    """Note when the modules of ``root`` are entered and left in this thread; with global hooks, none in the model."""
     watch = _Watch(recorder, {m: path for path, m in root.named_modules()})
     thread = threading.get_ident()
 
@@ -183,7 +183,7 @@ def recording_from(root: nn.Module, place: Place, recorder: Recorder) -> Iterato
             return
         count += 1
         if count == place.nth:
-            recorder.__enter__()
+            recorder.__enter__()  # type: ignore[no-untyped-call]
             active = True
 
     with _hooking:  # the ids of hooks are not thread-safe in PyTorch
@@ -195,7 +195,7 @@ def recording_from(root: nn.Module, place: Place, recorder: Recorder) -> Iterato
         with _hooking:
             handle.remove()
         if active:
-            recorder.__exit__(None, None, None)
+            recorder.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
 
 def scores_of(output: Any, which: str | int | None = None) -> Tensor | None:

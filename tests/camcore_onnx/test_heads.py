@@ -37,7 +37,7 @@ def assert_complete(model: Any, pixels: Any, *, limit: float = 1e-3, squash: str
     assert out.maps.shape[:2] == expected.shape
     for found in (rebuilt, out.scores.astype(np.float64)):
         shown = _squashed(found, squash)
-        scale = 1.0 if squash else np.abs(expected).max()
+        scale = max(1.0, np.abs(out.scores).max()) if squash else np.abs(expected).max()
         assert np.all(np.abs(shown - expected) <= limit * scale + slack)
     assert np.all(np.abs(rebuilt - out.scores) <= limit * np.abs(out.scores).max() + slack)
     return out
@@ -46,8 +46,10 @@ def assert_complete(model: Any, pixels: Any, *, limit: float = 1e-3, squash: str
 def _squashed(scores: Any, kind: str) -> Any:
     if kind == "Sigmoid":
         return 1 / (1 + np.exp(-scores))
-    probabilities = softmax(scores) if kind else scores
-    return np.log(probabilities) if kind == "LogSoftmax" else probabilities
+    if kind == "LogSoftmax":
+        shifted = scores - scores.max(axis=1, keepdims=True)
+        return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return softmax(scores) if kind else scores
 
 
 def tap_of(model: Any) -> Tap:
@@ -262,3 +264,363 @@ class TestRandomGraphs:
     @given(recipe=recipes())
     def test_mean_of_the_map_plus_bias_is_the_score_widely(self, recipe):
         prove(recipe)
+
+
+def mapped(opset: int = 17, size: tuple[int | str, ...] = (8, 8), **options: Any) -> tuple[Graph, str]:
+    """A graph begun, and its (N, 6, 8, 8) features."""
+    g = Graph(opset, **options)
+    image = g.image(["N", 3, *size])
+    return g, g.add("Relu", g.conv(image, 3, CHANNELS, axes=len(size)), to="features")
+
+
+def gemm(g: Graph, value: str, inside: int = CHANNELS) -> Any:
+    scores = g.add("Gemm", value, g.const(g.normal(inside, CLASSES)), g.const(g.normal(CLASSES)), name="fc", to="scores")
+    g.out(scores, ["N", CLASSES])
+    return g.model()
+
+
+def pooled(g: Graph, features: str) -> str:
+    return g.add("Flatten", g.add("GlobalAveragePool", features))
+
+
+class TestHowAHeadIsWritten:
+    """Forms by name, so that none depends on what the random graphs happen to draw."""
+
+    @pytest.mark.parametrize("form", FORMS)
+    @pytest.mark.parametrize("across", [0, 1])
+    def test_weights_are_found_wherever_they_hide(self, form, across):
+        g, features = mapped(form=form)
+        weight = g.normal(CLASSES, CHANNELS)
+        held = g.const(weight if across else weight.T)
+        bias = g.normal(CLASSES)
+        attributes = {"transB": across, "alpha": 0.5, "beta": 3.0}
+        g.out(g.add("Gemm", pooled(g, features), held, g.const(bias), **attributes), ["N", CLASSES])
+        model = g.model()
+        assert_complete(model, images(2, 3, 8, 8))
+        head = tap_of(model).need_head()
+        tolerance = 0.03 if form == "dequantized" else 1e-6
+        np.testing.assert_allclose(head.weight, 0.5 * weight, atol=tolerance)
+        np.testing.assert_allclose(head.bias, 3 * bias, atol=tolerance)
+
+    @pytest.mark.parametrize("opset", [7, 10, 11, 13, 18, 21, NEWEST])
+    def test_every_opset(self, opset):
+        assert_complete(classifier(opset=opset), images(2, 3, 9, 7))
+
+    @pytest.mark.parametrize("groups", [1, 2])
+    def test_convolution_behind_the_pooling(self, groups):
+        g, features = mapped()
+        scores = g.conv(g.add("GlobalAveragePool", features), CHANNELS, CLASSES, kernel=1, groups=groups)
+        g.out(g.add("Flatten", scores), ["N", CLASSES])
+        out = assert_complete(g.model(), images(2, 3, 8, 8))
+        assert out.layer == "features"
+        assert out.head == "GlobalAveragePool -> Conv 1x1 -> Flatten"
+
+    @pytest.mark.parametrize("axes", [1, 2, 3])
+    def test_convolution_before_the_pooling_gives_a_map_for_each_class(self, axes):
+        g, features = mapped(size=(7, 6, 5)[:axes])
+        maps = g.add("Relu", g.conv(features, CHANNELS, CLASSES, kernel=1, axes=axes), to="class_maps")
+        g.out(g.add("Softmax", pooled(g, maps), axis=1), ["N", CLASSES])
+        model = g.model()
+        out = assert_complete(model, images(2, 3, *(7, 6, 5)[:axes]), squash="Softmax")
+        assert out.layer == "class_maps"
+        assert tap_of(model).need_head().is_identity
+
+    def test_scores_that_are_still_maps_of_one_pixel(self):
+        g, features = mapped()
+        scores = g.conv(g.add("GlobalAveragePool", features), CHANNELS, CLASSES, kernel=1)
+        g.out(g.add("Softmax", scores, axis=1), ["N", CLASSES, 1, 1])
+        assert assert_complete(g.model(), images(2, 3, 8, 8), squash="Softmax").scores.shape == (2, CLASSES)
+
+    @pytest.mark.parametrize("form", ["initializer", "constant", "input"])
+    def test_batch_normalisation_multiplication_and_addition_behind_the_pooling(self, form):
+        g, features = mapped(form=form)
+        value = g.batch_norm(g.add("GlobalAveragePool", features), CHANNELS)
+        value = g.add("Mul", value, g.const(g.normal(1, CHANNELS, 1, 1)))
+        value = g.add("Add", g.const(g.normal(CHANNELS, 1, 1)), value)
+        assert_complete(gemm(g, g.add("Flatten", value)), images(2, 3, 8, 8))
+
+    @pytest.mark.parametrize("keep", [0, 1])
+    @pytest.mark.parametrize("op", ["ReduceMean", "ReduceSum"])
+    @pytest.mark.parametrize("last", [False, True])
+    def test_two_reductions_in_a_row(self, keep, op, last):
+        g, value = mapped(size=(8, 6))
+        if last:
+            value = g.add("Transpose", value, perm=[0, 2, 3, 1], to="channels_last")
+        for axis in (2, 1) if last else (3, 2):
+            value = g.reduce(op, value, [axis], keep=keep)
+        out = assert_complete(gemm(g, g.add("Flatten", value)), images(2, 3, 8, 6))
+        assert out.layer == ("channels_last" if last else "features")
+        assert out.maps.shape == (2, CLASSES, 8, 6)
+
+    def test_a_sum_divided_by_the_number_of_positions(self):
+        g, value = mapped()
+        value = g.add("Div", g.reduce("ReduceSum", value, [2, 3]), g.const(np.array(64.0)))
+        assert_complete(gemm(g, value), images(2, 3, 8, 8))
+
+    @pytest.mark.parametrize("include", [0, 1])
+    def test_average_pool_with_padding(self, include):
+        g, value = mapped()
+        value = g.add("AveragePool", value, kernel_shape=[10, 9], pads=[1, 0, 1, 1], count_include_pad=include)
+        assert_complete(gemm(g, g.add("Flatten", value)), images(2, 3, 8, 8))
+
+    @pytest.mark.parametrize("ending", ["", "Softmax", "LogSoftmax"])
+    def test_scores_are_those_before_a_softmax(self, ending):
+        model = classifier(ending=ending)
+        out = assert_complete(model, images(2, 3, 8, 8), squash=ending)
+        np.testing.assert_array_equal(out.scores, run_plainly(classifier(), images(2, 3, 8, 8))[0])
+        assert out.scores_are == "logit"
+
+    def test_an_average_over_part_of_the_map_ahead_of_the_pooling_is_part_of_the_network(self):
+        g, value = mapped()
+        value = g.add("AveragePool", value, kernel_shape=[2, 2], strides=[2, 2], to="smaller")
+        out = assert_complete(gemm(g, pooled(g, value)), images(2, 3, 8, 8))
+        assert out.layer == "smaller"
+        assert out.maps.shape == (2, CLASSES, 4, 4)
+
+    def test_a_map_made_flat_ahead_of_the_mean_is_shown_as_it_was(self):
+        g, value = mapped(size=(8, 6))
+        value = g.reduce("ReduceMean", g.add("Reshape", value, g.ints(0, CHANNELS, -1)), [2])
+        out = assert_complete(gemm(g, value), images(2, 3, 8, 6))
+        assert out.layer == "features"
+        assert out.maps.shape == (2, CLASSES, 8, 6)
+
+    def test_double_precision(self):
+        g = Graph(dtype="float64")  # for which ONNX Runtime has no convolution on the CPU
+        value = g.add("Tanh", g.image(["N", CHANNELS, 8, 8]), to="features")
+        g.out(g.add("MatMul", g.reduce("ReduceMean", value, [2, 3]), g.const(g.normal(CHANNELS, CLASSES))), ["N", CLASSES])
+        out = assert_complete(g.model(), images(2, CHANNELS, 8, 8), limit=1e-6)
+        assert out.maps.dtype == out.scores.dtype == np.float32
+
+    def test_the_second_output_where_only_that_has_a_linear_head(self):
+        g, features = mapped()
+        g.out(g.add("Relu", g.add("Flatten", g.add("GlobalMaxPool", features))), ["N", CHANNELS])
+        model = gemm(g, pooled(g, features))
+        explained = camcore.explainer(model, device="cpu")
+        np.testing.assert_array_equal(
+            explained(images(2, 3, 8, 8)).scores, run_plainly(model, images(2, 3, 8, 8), ["scores"])[0]
+        )
+
+
+class TestQuantised:
+    STEP = 1 / 32
+
+    def model(self) -> tuple[Any, Any]:
+        g, features = mapped()
+        value = g.quantized(features, self.STEP)
+        value = g.quantized(g.add("GlobalAveragePool", value), self.STEP, zero=-3)
+        weight = g.normal(CHANNELS, CLASSES)
+        value = g.add("Gemm", g.add("Flatten", value), g.const(weight), g.const(g.normal(CLASSES)))
+        g.out(value, ["N", CLASSES])
+        return g.model(), weight
+
+    def test_scores_are_met_within_half_a_step_of_each_channel(self):
+        model, weight = self.model()
+        allowed = 0.5 * self.STEP * np.abs(weight).sum(axis=0)
+        out = assert_complete(model, images(4, 3, 8, 8), slack=allowed)
+        assert out.layer.startswith("dequantizelinear")
+        np.testing.assert_allclose(tap_of(model).slack, allowed, rtol=1e-6)
+        rebuilt = out.maps.mean(axis=(2, 3)) + tap_of(model).need_head().bias
+        assert np.abs(rebuilt - out.scores).max() > 1e-3  # the rounding is there, so the allowance is what lets it pass
+
+    def test_weights_of_eight_bits_are_not_rounded_further_by_onnx_runtime(self):
+        """At level "extended" it would take MatMulNBits, which rounds the features too."""
+        g, features = mapped(opset=10, form="dequantized")
+        assert_complete(gemm(g, pooled(g, features)), images(2, 3, 8, 8), limit=1e-5)
+
+
+def refused(build_head: Callable[[Graph, str], Any], **options: Any) -> str:
+    """The text with which a head is refused."""
+    g, features = mapped(**options)
+    with pytest.raises(HeadNotFound) as caught:
+        camcore.explainer(build_head(g, features), device="cpu", method="cam")(images(1, 3, 8, 8))
+    return str(caught.value)
+
+
+class TestRefusal:
+    def test_flattened_map(self):
+        text = refused(lambda g, v: gemm(g, g.add("Flatten", v), CHANNELS * 64))
+        assert "'features' (6x8x8) is flattened, so that every position has weights of its own" in text
+        assert "way back" in text
+        assert "CAM needs a global average pooling" in text
+
+    def test_flattened_linear_map(self):
+        def head(g: Graph, v: str) -> Any:
+            return gemm(g, g.add("Flatten", g.conv(v, CHANNELS, CHANNELS)), CHANNELS * 64)
+
+        assert "is flattened, so that every position has weights of its own" in refused(head)
+
+    def test_two_layers_with_an_activation_between(self):
+        def head(g: Graph, v: str) -> Any:
+            hidden = g.add("Gemm", pooled(g, v), g.const(g.normal(CHANNELS, 7)), g.const(g.normal(7)))
+            return gemm(g, g.add("Relu", hidden, name="between"), 7)
+
+        text = refused(head)
+        assert "Relu 'between' stands in front of the scores, and it is not linear" in text
+        assert "cam is not possible here" in text
+        assert "Methods that work on this model: activationmap." in text
+
+    @pytest.mark.parametrize("op", ["GlobalMaxPool", "ReduceMax", "MaxPool"])
+    def test_maximum(self, op):
+        def head(g: Graph, v: str) -> Any:
+            size = {"kernel_shape": [8, 8]} if op == "MaxPool" else {"axes": [2, 3]} if op == "ReduceMax" else {}
+            return gemm(g, g.add("Flatten", g.add(op, v, name="largest", **size)))
+
+        assert f"{op} 'largest' takes the maximum over the map, not the mean" in refused(head)
+
+    def test_mean_and_maximum_side_by_side(self):
+        def head(g: Graph, v: str) -> Any:
+            both = [g.add("GlobalAveragePool", v), g.add("GlobalMaxPool", v)]
+            return gemm(g, g.add("Flatten", g.add("Concat", *both, axis=1, name="both")), 2 * CHANNELS)
+
+        assert "Concat 'both' joins several tensors in front of the scores" in refused(head)
+
+    def test_layer_normalisation(self):
+        def head(g: Graph, v: str) -> Any:
+            gain = [g.const(g.normal(CHANNELS)), g.const(g.normal(CHANNELS))]
+            return gemm(g, g.add("LayerNormalization", pooled(g, v), *gain, name="norm"))
+
+        assert "LayerNormalization 'norm' normalises over the channels, so the head is not linear" in refused(head)
+
+    def test_average_over_parts_of_the_map(self):
+        def head(g: Graph, v: str) -> Any:
+            part = g.add("AveragePool", v, kernel_shape=[4, 4], strides=[4, 4], name="part")
+            return gemm(g, g.add("Flatten", part), CHANNELS * 4)
+
+        text = refused(head)
+        assert "(6x2x2) is flattened, so that every position has weights of its own" in text
+        assert "<- Gemm <- Flatten" in text
+
+    @pytest.mark.parametrize(
+        ("opset", "kernel", "more"),
+        [(17, [7, 8], {}), (17, [5, 5], {"strides": [8, 8]}), (19, [2, 2], {"dilations": [7, 7]})],
+    )
+    def test_one_window_that_sees_only_a_part_of_the_map(self, opset, kernel, more):
+        def head(g: Graph, v: str) -> Any:
+            part = g.add("AveragePool", v, kernel_shape=kernel, name="part", **({"strides": [8, 8]} | more))
+            return gemm(g, g.add("Flatten", part))
+
+        text = refused(head, opset=opset)
+        assert f"averages windows of {kernel[0]}x{kernel[1]} of a map of 8x8, not the whole map" in text
+
+    def test_mean_over_the_batch(self):
+        def head(g: Graph, v: str) -> Any:
+            mean = g.reduce("ReduceMean", g.reduce("ReduceMean", v, [2, 3]), [0], keep=1)
+            return gemm(g, mean)
+
+        assert "averages over the batch or the channels (axes [0])" in refused(head)
+
+    @pytest.mark.parametrize("axes", [None, []])
+    def test_mean_over_everything(self, axes):
+        def head(g: Graph, v: str) -> Any:
+            given = [] if axes is None else [g.ints(*axes)]
+            return gemm(g, g.add("Reshape", g.add("ReduceMean", v, *given, name="all"), g.ints(1, 1)), 1)
+
+        assert "ReduceMean 'all' averages over axes that are not known, or over all" in refused(head, opset=18)
+
+    def test_weights_that_depend_on_the_image(self):
+        def head(g: Graph, v: str) -> Any:
+            value = pooled(g, v)
+            other = g.add("Transpose", g.add("Tanh", value), perm=[1, 0])
+            g.out(g.add("MatMul", value, other, name="attend"), ["N", "N"])
+            return g.model()
+
+        assert "MatMul 'attend' joins two tensors that depend on the image" in refused(head)
+
+    def test_dense_weights_that_depend_on_the_image(self):
+        def head(g: Graph, v: str) -> Any:
+            value = pooled(g, v)
+            g.out(g.add("Gemm", value, g.add("Tanh", value), transB=1, name="attend"), ["N", "N"])
+            return g.model()
+
+        assert "Gemm 'attend' has no constant weights: both its operands depend on the image" in refused(head)
+
+    def test_large_kernel_behind_the_pooling(self):
+        def head(g: Graph, v: str) -> Any:
+            value = g.conv(g.add("GlobalAveragePool", v), CHANNELS, CLASSES, kernel=3)
+            g.out(g.add("Flatten", value), ["N", CLASSES])
+            return g.model()
+
+        assert "has a kernel of 3x3; behind a pooling only 1x1 is linear" in refused(head)
+
+    def test_convolution_on_integers(self):
+        def head(g: Graph, v: str) -> Any:
+            step, zero = g.const(np.array(0.1)), g.const(np.array(0), dtype=np.int8)
+            whole = g.add("QuantizeLinear", g.add("GlobalAveragePool", v), step, zero)
+            weight = g.const(g.normal(CLASSES, CHANNELS, 1, 1) * 50, dtype=np.int8)
+            whole = g.add("QLinearConv", whole, step, zero, weight, step, zero, step, zero, name="whole")
+            g.out(g.add("Flatten", g.add("DequantizeLinear", whole, step, zero, name="back")), ["N", CLASSES])
+            return g.model()
+
+        assert "DequantizeLinear 'back' reads integers from QLinearConv: a quantised head" in refused(head)
+
+    def test_softmax_in_the_middle(self):
+        def head(g: Graph, v: str) -> Any:
+            return gemm(g, g.add("Softmax", pooled(g, v), axis=1))
+
+        assert "Softmax stands between the pooling and the scores, so the head is not linear" in refused(head)
+
+    def test_a_part_of_the_pooled_map(self):
+        def head(g: Graph, v: str) -> Any:
+            value = g.add("Gather", v, g.const(np.array(3), dtype=np.int64), axis=2, name="row")
+            return gemm(g, g.reduce("ReduceMean", value, [2]))
+
+        out = camcore.explainer(head(*mapped()), device="cpu")(images(1, 3, 8, 8))
+        assert out.maps.shape == (1, 1, 8)  # the row is the feature map: one spatial axis
+
+    def test_gather_of_one_position_in_place_of_a_pooling(self):
+        def head(g: Graph, v: str) -> Any:
+            zero = g.const(np.array(3), dtype=np.int64)
+            return gemm(g, g.add("Gather", g.add("Gather", v, zero, axis=2), zero, axis=2, name="one"))
+
+        assert "Gather 'one' takes only a part of its input" in refused(head)
+
+    def test_a_loop_of_unknown_operators_is_named(self):
+        def head(g: Graph, v: str) -> Any:
+            return gemm(g, g.add("HardSigmoid", pooled(g, v), name="gate"))
+
+        assert "HardSigmoid 'gate' stands in front of the scores" in refused(head)
+
+    def test_the_last_map_can_still_be_shown_without_a_head(self):
+        g, features = mapped()
+        model = gemm(g, g.add("Flatten", features), CHANNELS * 64)
+        out = camcore.explainer(model, method="activationmap", device="cpu")(images(2, 3, 8, 8))
+        assert out.layer == "features"
+        assert out.maps.shape == (2, 1, 8, 8)
+
+    def test_a_weight_behind_an_if_that_reads_the_image_is_not_constant(self):
+        def head(g: Graph, v: str) -> Any:
+            value = pooled(g, v)
+            body = onnx.helper.make_graph(
+                [onnx.helper.make_node("Tanh", [value], ["gated"])],
+                "body",
+                [],
+                [onnx.helper.make_tensor_value_info("gated", 1, None)],
+            )
+            yes = g.const(np.array(True), dtype=bool)
+            gate = g.add("If", yes, then_branch=body, else_branch=body, name="gate")
+            return gemm(g, g.add("Mul", value, gate, name="gated_by"))
+
+        assert "Mul 'gated_by' joins two tensors that depend on the image" in refused(head)
+
+
+def test_a_model_that_returns_a_map_has_no_scores():
+    g, features = mapped()
+    g.out(features, ["N", CHANNELS, 8, 8])
+    with pytest.raises(InputError, match=r"no output with class scores \(N, K\); it gives 'features' float \[N, 6, 8, 8\]"):
+        _ = OnnxBackend(g.model(), device="cpu").found
+
+
+def test_shapes_that_a_model_does_not_state_are_found():
+    model = classifier()
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    pixels = pixels_for(model)
+    assert_complete(model, pixels)
+
+
+def test_a_head_made_by_hand_matches():
+    g, features = mapped()
+    model = finish(g, features, CHANNELS, CLASSES)
+    weight, bias = (onnx.numpy_helper.to_array(t) for t in model.graph.initializer[-2:])
+    head = tap_of(model).need_head()
+    np.testing.assert_array_equal(head.weight, weight.T)
+    np.testing.assert_array_equal(head.bias, bias)

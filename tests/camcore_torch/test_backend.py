@@ -7,12 +7,12 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from camcore_torch import TorchBackend, adapter
 from torch import Tensor, nn
 from torch_networks import TAILS, Small, network
 
 import camcore
 from camcore import DeviceError, HeadNotFound, InputError
-from camcore_torch import TorchBackend, adapter
 
 
 def images(count: int = 2, side: int = 64) -> np.ndarray:
@@ -44,7 +44,7 @@ def test_densenet_features_are_not_what_the_head_reads() -> None:
 
 
 def test_unknown_layer_names_the_nearest() -> None:
-    with pytest.raises(InputError, match="no layer is called 'layer5'.*Did you mean 'layer"):
+    with pytest.raises(InputError, match=r"no layer is called 'layer5'.*Did you mean 'layer"):
         camcore.explainer(network("resnet18"), layer="layer5")(images())
 
 
@@ -60,7 +60,9 @@ def test_other_methods_at_any_layer() -> None:
 
 
 def test_layer_before_an_in_place_operation_is_not_overwritten() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    ).eval()
     with torch.no_grad():
         before = model[0](torch.from_numpy(images()))
     out = camcore.explainer(model, method="activationmap", layer="0")(images())
@@ -104,14 +106,14 @@ def test_several_outputs() -> None:
             return {"pooled": x.mean((2, 3)), "logits": self.net(x)}
 
     model = Many()
-    np.testing.assert_array_equal(
-        camcore.explainer(model)(images()).maps, camcore.explainer(model.net)(images()).maps
-    )
+    np.testing.assert_array_equal(camcore.explainer(model)(images()).maps, camcore.explainer(model.net)(images()).maps)
     with pytest.raises(HeadNotFound, match="the pooling reads the images themselves"):
         camcore.explainer(model, output="pooled")(images())
 
 
-@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: torch.compile(m, backend="eager")], ids=["DataParallel", "compile"])
+@pytest.mark.parametrize(
+    "wrap", [nn.DataParallel, lambda m: torch.compile(m, backend="eager")], ids=["DataParallel", "compile"]
+)
 def test_wrapped_modules(wrap: object) -> None:
     model = Small(TAILS["mean of two axes"])
     expected = camcore.explainer(model)(images()).maps

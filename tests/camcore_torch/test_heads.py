@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from camcore_torch import TorchBackend
 from torch import nn
 from torch_networks import REFUSED, TAILS, TORCHVISION, Small, network
 
 import camcore
 from camcore import HeadNotFound, LinearHead
-from camcore_torch import TorchBackend
 
 
 def images(count: int, side: int = 32, seed: int = 0) -> np.ndarray:

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from camcore_torch.quiet import undisturbed
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 from torch_networks import TAILS, Small, network
 
 import camcore
 from camcore import HeadNotFound, InputError
-from camcore_torch.quiet import undisturbed
 
 
 def images(count: int = 2, side: int = 32) -> np.ndarray:
@@ -110,7 +110,7 @@ def test_callers_grad_mode_does_not_matter(context: Callable[[], Any]) -> None:
 
 def test_active_dropout_is_refused_without_a_trace() -> None:
     model = prepared(Small(TAILS["dropout"]))
-    with no_trace(model, versions=False), pytest.raises(HeadNotFound, match="dropout is active .* take mode='eval'"):
+    with no_trace(model, versions=False), pytest.raises(HeadNotFound, match=r"dropout is active .* take mode='eval'"):
         camcore.explainer(model, mode="caller")(images())
 
 
@@ -154,7 +154,8 @@ def test_many_threads_share_a_training_model() -> None:
     found: dict[int, list[np.ndarray]] = {i: [] for i in range(8)}
     with no_trace(model):
         threads = [
-            threading.Thread(target=lambda i=i: found[i].extend(explainer(x[i]).maps for _ in range(4))) for i in range(8)
+            threading.Thread(target=lambda i=i: found[i].extend(explainer(x[i]).maps for _ in range(4)))
+            for i in range(8)
         ]
         for thread in threads:
             thread.start()

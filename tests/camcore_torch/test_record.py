@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
-
 from camcore_torch.record import Place, Recorder, recording_from, scores_of, watching_modules
+from torch import Tensor, nn
 
 
 class Twice(nn.Module):

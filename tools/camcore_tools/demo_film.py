@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from camcore import render
 from camcore.files import write_atomically
-from camcore_tools.demo_watch import Frame, History
+from camcore_tools.demo_watch import History
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
@@ -27,6 +27,7 @@ _TEXT, _FAINT = (226, 232, 240), (139, 150, 168)
 _LOSS, _LOSS_FAINT, _ACCURACY = (251, 146, 60), (96, 66, 45), (56, 189, 248)
 _RIGHT, _WRONG = (74, 222, 128), (248, 80, 90)
 _TILE, _BORDER, _GAP, _MARGIN, _HEADER, _CHART = 84, 3, 4, 14, 22, 268
+_ROWS, _LEAST = 3, 200  # pictures of a kind, and the height of the chart where there are fewer
 _FINE = 2  # the chart is drawn this much larger and reduced: Pillow's lines have no smooth edges
 _COLOURS = 160
 _FRAME_MS, _LAST_MS = 100, 4000
@@ -39,7 +40,7 @@ def draw_film(history: History, pictures: Sequence[Pixels], columns: Sequence[st
     ----------
     history : History
     pictures : sequence of (H, W, 3) uint8 ndarray
-        The watched pictures; equally many for each column, one column after the other.
+        The watched pictures; equally many for each column, one column after the other. At most three of each are shown.
     columns : sequence of str
         What is written above each column.
 
@@ -49,16 +50,24 @@ def draw_film(history: History, pictures: Sequence[Pixels], columns: Sequence[st
     """
     inner = _TILE - 2 * _BORDER
     small = [np.asarray(_image(p).resize((inner, inner), resample=_lanczos())) for p in pictures]
-    rows = len(pictures) // len(columns)
-    height = rows * (_TILE + _GAP) - _GAP
+    each = len(pictures) // len(columns)
+    rows = min(each, _ROWS)
+    shown = [column * each + row for column in range(len(columns)) for row in range(rows)]
+    height = max(_LEAST, rows * (_TILE + _GAP) - _GAP)
     header = _header(columns)
-    return [_compose(_montage(frame, small, rows), header, _chart(history, frame.step, height)) for frame in history.frames]
+    frames = []
+    for frame in history.frames:
+        tiles = [(small[n], frame.heats[n], bool(frame.right[n])) for n in shown]
+        frames.append(_compose(_montage(tiles, rows), header, _chart(history, frame.step, height)))
+    return frames
 
 
 def write_film(path: str | PathLike[str], frames: Sequence[Pixels]) -> None:
-    """Write frames as an endless GIF, the last one held for a while; all frames share one palette of their own colours."""
-    palette = _palette(frames)
-    first, *rest = [_image(frame).quantize(palette=palette, dither=0) for frame in frames]
+    """Write frames as an endless GIF with one palette of their own colours; the last frame is held for a while."""
+    from PIL import Image
+
+    palette, plain = _palette(frames), Image.Dither.NONE  # dots that jump about would flicker, and compress badly
+    first, *rest = [_image(frame).quantize(palette=palette, dither=plain) for frame in frames]
     durations = [_FRAME_MS] * len(rest) + [_LAST_MS]
     options: dict[str, Any] = {"save_all": True, "append_images": rest, "duration": durations, "loop": 0}
     write_atomically(path, lambda file: first.save(file, "GIF", **options))
@@ -90,16 +99,16 @@ def _font(size: int) -> Any:
 # ---- the pictures
 
 
-def _montage(frame: Frame, pictures: Sequence[Pixels], rows: int) -> Pixels:
-    """Overlays column after column, each in a frame that says whether the network has it right."""
-    across = len(pictures) // rows
+def _montage(tiles: Sequence[tuple[Pixels, NDArray[np.float32], bool]], rows: int) -> Pixels:
+    """Pictures with their heat, column after column, each in a frame that says whether the network has it right."""
+    across = len(tiles) // rows
     step = _TILE + _GAP
     canvas = np.full((rows * step - _GAP, across * step - _GAP, 3), _GROUND, np.uint8)
-    for n, (picture, heat, right) in enumerate(zip(pictures, frame.heats, frame.right.tolist(), strict=True)):
+    for n, (picture, heat, right) in enumerate(tiles):
         y, x = n % rows * step, n // rows * step
         canvas[y : y + _TILE, x : x + _TILE] = _RIGHT if right else _WRONG
         inside = slice(y + _BORDER, y + _TILE - _BORDER), slice(x + _BORDER, x + _TILE - _BORDER)
-        canvas[inside] = render.overlay(picture, heat)
+        canvas[inside] = render.overlay(picture, heat, alpha="heat")
     return canvas
 
 
@@ -115,14 +124,13 @@ def _header(columns: Sequence[str]) -> Pixels:
 
 
 def _compose(montage: Pixels, header: Pixels, chart: Pixels) -> Pixels:
-    height = _HEADER + len(montage) + 2 * _MARGIN - 6
-    left, right = montage.shape[1], chart.shape[1]
-    canvas = np.full((height, left + right + 3 * _MARGIN, 3), _GROUND, np.uint8)
-    top = _MARGIN - 6
-    canvas[top : top + _HEADER, _MARGIN : _MARGIN + left] = header
-    top += _HEADER
-    canvas[top : top + len(montage), _MARGIN : _MARGIN + left] = montage
-    canvas[top + len(montage) - len(chart) : top + len(montage), 2 * _MARGIN + left : -_MARGIN] = chart
+    """The pictures below their header, and the chart on their right, at the same level."""
+    (high, left), right = montage.shape[:2], chart.shape[1]
+    top, edge = _MARGIN // 2 + _HEADER, 2 * _MARGIN + left
+    canvas = np.full((top + max(high, len(chart)) + _MARGIN, edge + right + _MARGIN, 3), _GROUND, np.uint8)
+    canvas[top - _HEADER : top, _MARGIN : _MARGIN + left] = header
+    canvas[top : top + high, _MARGIN : _MARGIN + left] = montage
+    canvas[top : top + len(chart), edge : edge + right] = chart
     return canvas
 
 
@@ -188,6 +196,9 @@ def _legend(pencil: Pencil, step: int, history: History, accuracy: float) -> Non
     left = 14 * _FINE
     pencil.text((left, 12 * _FINE), f"step {step} of {history.steps}", _TEXT, _font(13 * _FINE))
     first = "loss" if loss is None else f"loss {loss:.2f}"
-    for x, text, colour in ((left, first, _LOSS), (left + 88 * _FINE, f"validation accuracy {accuracy:.0%}", _ACCURACY)):
+    for x, text, colour in (
+        (left, first, _LOSS),
+        (left + 88 * _FINE, f"validation accuracy {accuracy:.0%}", _ACCURACY),
+    ):
         pencil.ellipse((x, 40 * _FINE, x + 7 * _FINE, 47 * _FINE), colour)
         pencil.text((x + 12 * _FINE, 43.5 * _FINE), text, _TEXT, _font(11 * _FINE), anchor="lm")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+import camcore
 from camcore.explanation import Explanation
 from camcore.pictures import Picture
 from camcore.preprocess import preprocess
@@ -16,8 +18,23 @@ from camcore_tools.merchandise import KINDS, PictureSet, picture_set
 
 if TYPE_CHECKING:
     from camcore_onnx.verify import Check
+    from torch import nn
 
-__all__ = ["LIMIT", "RULE", "SIDE", "Mistake", "best_heat", "compare", "gallery", "inputs", "mistakes", "peaks_on"]
+__all__ = [
+    "LIMIT",
+    "RULE",
+    "SIDE",
+    "Data",
+    "Findings",
+    "Mistake",
+    "best_heat",
+    "compare",
+    "draw_data",
+    "inputs",
+    "measure",
+    "mistakes",
+    "peaks_on",
+]
 
 SIDE = 64
 LIMIT = 1e-4  # of the largest value: what float32 arithmetic in another order may change
@@ -29,32 +46,105 @@ def inputs(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.stack([RULE(picture)[0] for picture in pictures])
 
 
-def gallery(per_kind: int, *, seed: int) -> tuple[list[Picture], PictureSet]:
-    """Pictures to look at, larger than the network takes them: kind after kind, named ``cap-1``, ``cap-2`` ..."""
-    drawn = picture_set(per_kind, 256, seed=seed)
+@dataclass(frozen=True, eq=False)
+class Data:
+    """The pictures of the demo; those of the gallery are larger than the network takes them, for the eye.
+
+    Attributes
+    ----------
+    training, validation : PictureSet
+    pictures : list of Picture
+        The gallery, kind after kind, named ``cap-1``, ``cap-2`` ...
+    labels : (len(pictures),) ndarray
+        Their kinds.
+    """
+
+    training: PictureSet
+    validation: PictureSet
+    pictures: list[Picture]
+    labels: NDArray[np.int64]
+
+
+def draw_data(*, training: int, validation: int, gallery: int, seed: int) -> Data:
+    """Draw three disjoint sets, each with so many pictures of every kind."""
+    first, second, third = (int(word) for word in np.random.SeedSequence(seed).generate_state(3))
+    drawn = picture_set(gallery, 256, seed=third)
     order = np.argsort(drawn.labels, kind="stable")
-    shown = PictureSet(drawn.images[order], drawn.labels[order], drawn.masks[order])
-    names = [f"{kind.replace(' ', '-')}-{n}" for kind in KINDS for n in range(1, per_kind + 1)]
-    return [Picture(pixels, name) for pixels, name in zip(shown.images, names, strict=True)], shown
+    names = [f"{kind.replace(' ', '-')}-{n}" for kind in KINDS for n in range(1, gallery + 1)]
+    pictures = [Picture(pixels, name) for pixels, name in zip(drawn.images[order], names, strict=True)]
+    return Data(
+        picture_set(training, SIDE, seed=first),
+        picture_set(validation, SIDE, seed=second),
+        pictures,
+        drawn.labels[order],
+    )
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the exported model was found to do on the validation pictures.
+
+    Attributes
+    ----------
+    accuracy : float
+        Share of them that is right.
+    on_object, pictures : int
+        In how many of how many the peak of the map lies on the object.
+    by_chance : float
+        The share that a random pixel would reach: the mean area of the objects.
+    checks : list of Check
+        PyTorch against ONNX Runtime.
+    mistakes : list of Mistake
+    everything : Explanation
+        The maps of all classes in ONNX Runtime.
+    gallery : Explanation
+        The gallery in ONNX Runtime, from pictures to maps of the best class.
+    """
+
+    accuracy: float
+    on_object: int
+    pictures: int
+    by_chance: float
+    checks: list[Check]
+    mistakes: list[Mistake]
+    everything: Explanation
+    gallery: Explanation
+
+
+def measure(network: nn.Module, model: Path, data: Data, *, threads: int | None = None) -> Findings:
+    """Explain the validation pictures with the exported model and with the network that it was exported from."""
+    images, labels, masks = inputs(data.validation.images), data.validation.labels, data.validation.masks
+    shipped = camcore.explainer(model, device="cpu", threads=threads)
+    found = shipped(images, "all")
+    return Findings(
+        accuracy=float((found.scores.argmax(axis=1) == labels).mean()),
+        on_object=int(peaks_on(best_heat(found), masks).sum()),
+        pictures=len(labels),
+        by_chance=float(masks.mean()),
+        checks=compare(found, camcore.explainer(network, device="cpu")(images, "all")),
+        mistakes=mistakes(found, labels),
+        everything=found,
+        gallery=shipped(data.pictures),
+    )
 
 
 def compare(found: Explanation, expected: Explanation) -> list[Check]:
     """Scores and maps of the same pictures in ONNX Runtime and in PyTorch."""
     from camcore_onnx.verify import Check, relative
 
-    best = found.scores.argmax(axis=1) == expected.scores.argmax(axis=1)
     total = f"{len(found)} validation pictures"
-    rows = [("scores", found.scores, expected.scores), ("maps", found.maps, expected.maps)]
     checks = []
-    for name, ours, theirs in rows:
+    for name, ours, theirs in (("scores", found.scores, expected.scores), ("maps", found.maps, expected.maps)):
         apart = relative(ours, theirs)
-        checks.append(Check(f"{name} of all classes", apart <= LIMIT, total, apart, LIMIT))
-    return [*checks, Check("best class", bool(best.all()), f"the same in {best.sum()} of {total}")]
+        checks.append(Check(f"{name} of {total}", apart <= LIMIT, "all classes", apart, LIMIT))
+    same = found.scores.argmax(axis=1) == expected.scores.argmax(axis=1)
+    return [*checks, Check(f"best class of {total}", bool(same.all()), f"the same in {same.sum()} of {len(found)}")]
 
 
 def best_heat(out: Explanation) -> NDArray[np.float32]:
     """The (N, H, W) heatmaps of the class that each picture is taken for; ``out`` has the maps of all classes."""
-    return out.heatmaps()[np.arange(len(out)), out.scores.argmax(axis=1)]
+    heats: NDArray[np.float32] = out.heatmaps()[np.arange(len(out)), out.scores.argmax(axis=1)]
+    return heats
 
 
 def peaks_on(heats: NDArray[np.floating[Any]], masks: NDArray[np.bool_]) -> NDArray[np.bool_]:

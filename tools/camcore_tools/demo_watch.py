@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,18 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 import camcore
+from camcore_tools.console import Progress
+from camcore_tools.demo_measure import Data, inputs
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Frame", "History", "Watcher"]
+__all__ = ["Frame", "History", "Watcher", "watch_training"]
 
 _FRAMES = 72
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """Where the network looks after ``step`` steps: (N, H, W) heatmaps of the true classes, and (N,) whether it is right."""
+    """After ``step`` steps: the (N, H, W) heatmaps of the true classes, and (N,) whether the network is right."""
 
     step: int
     heats: NDArray[np.float32]
@@ -33,6 +36,8 @@ class History:
     """What was seen: the loss of each step, (step, share right) of the validation pictures, and the frames."""
 
     steps: int
+    parameters: int = 0
+    seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
     accuracies: list[tuple[int, float]] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=list)
@@ -61,7 +66,7 @@ class Watcher:
         epochs: int,
         per_epoch: int,
     ) -> None:
-        self.history = History(epochs * per_epoch)
+        self.history = History(epochs * per_epoch, sum(p.numel() for p in network.parameters()))
         self._explainer = camcore.explainer(network, device="cpu")
         self._watched, self._validation = watched, validation
         self._per_epoch = per_epoch
@@ -92,3 +97,31 @@ class Watcher:
         out = self._explainer(images, labels)
         right = out.scores.argmax(axis=1) == labels
         self.history.frames.append(Frame(step, out.heatmaps()[:, 0], right))
+
+
+def watch_training(network: nn.Module, data: Data, *, epochs: int, seed: int) -> History:
+    """Train the network on the data, with a bar, and give what was seen on the way."""
+    import torch
+
+    from camcore_tools.demo_network import BATCH, train
+
+    gallery = np.stack([p.pixels for p in data.pictures])
+    per_epoch = math.ceil(len(data.training.labels) / BATCH)
+    watcher = Watcher(
+        network,
+        (inputs(gallery), data.labels),
+        (inputs(data.validation.images), data.validation.labels),
+        epochs=epochs,
+        per_epoch=per_epoch,
+    )
+    images, labels = torch.from_numpy(inputs(data.training.images)), torch.from_numpy(data.training.labels)
+    start = time.monotonic()
+    with Progress(watcher.history.steps, "      training") as bar:
+
+        def after_step(step: int, loss: float) -> None:
+            watcher(step, loss)
+            bar.step(text=f"loss {loss:.2f}  accuracy {watcher.accuracy:.0%}")
+
+        train(network, images, labels, epochs=epochs, seed=seed, after_step=after_step)
+    watcher.history.seconds = time.monotonic() - start
+    return watcher.history

@@ -13,7 +13,18 @@ from typing import Any
 from camcore_tools.console import columns, print_json
 
 SUMMARY = "what is installed, which devices work, what leaves this machine (nothing)"
-_PACKAGES = ("camcore", "numpy", "scipy", "pillow", "torch", "torchvision", "onnx", "onnx-ir", "onnxscript", "safetensors")
+_PACKAGES = (
+    "camcore",
+    "numpy",
+    "scipy",
+    "pillow",
+    "torch",
+    "torchvision",
+    "onnx",
+    "onnx-ir",
+    "onnxscript",
+    "safetensors",
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +62,7 @@ def _version(name: str) -> str | None:
 def _try(look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return look()
-    except Exception as error:  # noqa: BLE001 - a broken installation raises anything, and is what is looked for here
+    except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"}
 
 
@@ -66,7 +77,11 @@ def _telemetry() -> str:
 
 def _runtime() -> dict[str, Any]:
     found = sorted(
-        {f"{d.metadata['Name']} {d.version}" for d in metadata.distributions() if (d.metadata["Name"] or "").startswith("onnxruntime")}
+        {
+            f"{d.metadata['Name']} {d.version}"
+            for d in metadata.distributions()
+            if (d.metadata["Name"] or "").startswith("onnxruntime")
+        }
     )
     return {"installed": found, **_try(_providers)}
 
@@ -82,9 +97,9 @@ def _works(device: str) -> str:
     """Run a model of one node there."""
     import numpy as np
     import onnx
+    from camcore_onnx.runtime import make_session
 
     from camcore.errors import CamError
-    from camcore_onnx.runtime import make_session
 
     value = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(
@@ -111,9 +126,7 @@ def _advice(d: dict[str, Any]) -> list[str]:
     if not runtimes:
         advice.append("for ONNX models: pip install 'camcore[onnx]', or 'camcore[onnx-gpu]' for an NVIDIA GPU")
     if len({r.split()[0] for r in runtimes}) > 1:
-        advice.append(
-            f"{' and '.join(runtimes)} overwrite each other; uninstall both, then install one of them"
-        )
+        advice.append(f"{' and '.join(runtimes)} overwrite each other; uninstall both, then install one of them")
     if d["packages"]["torch"] is None:
         advice.append("for PyTorch models: pip install 'camcore[torch]'")
     return advice

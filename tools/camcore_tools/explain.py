@@ -33,10 +33,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add_model_options(parser)
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="files, folders and glob patterns")
-    parser.add_argument("-o", "--output", default="camcore-out", metavar="DIR", help="folder for the results (%(default)s)")
+    parser.add_argument(
+        "-o", "--output", default="camcore-out", metavar="DIR", help="folder for the results (%(default)s)"
+    )
     add_method_options(parser)
     add_preprocess_options(parser)
-    parser.add_argument("--classes", default=None, metavar="WHICH", help="top1 (default), top5, all, an index or a name")
+    parser.add_argument(
+        "--classes", default=None, metavar="WHICH", help="top1 (default), top5, all, an index or a name"
+    )
     parser.add_argument("--top", type=int, default=3, metavar="K", help="names in the caption (%(default)s)")
     parser.add_argument("--style", choices=figures.STYLES, default="alpha", help="the look of the overlay")
     parser.add_argument("--cmap", choices=sorted(COLORMAPS), default="jet", help="colours (%(default)s)")
@@ -60,10 +64,16 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
 def add_preprocess_options(parser: argparse.ArgumentParser) -> None:
     """How pictures become the input."""
     parser.add_argument("--preprocess", choices=sorted(PRESETS), help="preset; what the model says, else imagenet")
-    parser.add_argument("--mean", type=_numbers, metavar="A,B,C", help="mean of pixels in 0..1, instead of the preset's")
+    parser.add_argument(
+        "--mean", type=_numbers, metavar="A,B,C", help="mean of pixels in 0..1, instead of the preset's"
+    )
     parser.add_argument("--std", type=_numbers, metavar="A,B,C", help="deviation of pixels in 0..1")
-    parser.add_argument("--size", type=_size, metavar="HxW", help="input size, where the model leaves it free (224x224)")
-    parser.add_argument("--resize", choices=("short", "squash", "none"), help="short keeps the aspect ratio and crops (default)")
+    parser.add_argument(
+        "--size", type=_size, metavar="HxW", help="input size, where the model leaves it free (224x224)"
+    )
+    parser.add_argument(
+        "--resize", choices=("short", "squash", "none"), help="short keeps the aspect ratio and crops (default)"
+    )
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -165,5 +175,3 @@ def _tell(out: Explanation, results: ResultFolder, quiet: bool) -> None:
     for n in range(len(out)):
         name = out.pictures[n].path if out.pictures is not None else str(n)
         print(f"{safe(name)}: {'; '.join(figures.top_lines(out, n))}")
-
-

@@ -17,6 +17,7 @@ from camcore_tools.sources import add_model_options, open_model
 
 if TYPE_CHECKING:
     from camcore_onnx.exporting import Report
+    from camcore_onnx.verify import Check
 
 SUMMARY = "write a verified ONNX file with features, labels and preprocessing inside"
 
@@ -29,11 +30,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", metavar="FILE", help="class names to record: one a line, or JSON")
     parser.add_argument("--preprocess", choices=sorted(PRESETS), help="preprocessing to record")
     parser.add_argument("--opset", type=int, metavar="N", help="opset to write (18 from PyTorch, else as it is)")
-    parser.add_argument("--exporter", choices=("dynamo", "torchscript"), default="dynamo", help="of PyTorch (%(default)s)")
-    parser.add_argument("--shape", default="1x3x224x224", metavar="NxCxHxW", help="input with --torch (%(default)s); N is free")
+    parser.add_argument(
+        "--exporter", choices=("dynamo", "torchscript"), default="dynamo", help="of PyTorch (%(default)s)"
+    )
+    parser.add_argument(
+        "--shape", default="1x3x224x224", metavar="NxCxHxW", help="input with --torch (%(default)s); N is free"
+    )
     parser.add_argument("--free-size", action="store_true", help="with --torch: height and width free too")
     parser.add_argument("--no-overwrite", action="store_true", help="do not replace an existing file")
-    parser.add_argument("--verify", action=argparse.BooleanOptionalAction, default=True, help="run the checks (default)")
+    parser.add_argument(
+        "--verify", action=argparse.BooleanOptionalAction, default=True, help="run the checks (default)"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
@@ -82,6 +89,12 @@ def _shape(text: str) -> tuple[int, ...]:
     return shape
 
 
+def _figure(check: Check) -> str:
+    if check.difference is None:
+        return ""
+    return f"; largest difference {check.difference:.1e} (limit {check.limit:.0e})"
+
+
 def _print(report: Report, verified: bool) -> None:
     facts = [
         ("features", report.layer),
@@ -92,8 +105,8 @@ def _print(report: Report, verified: bool) -> None:
     ]
     print(columns(facts))
     for check in report.checks:
-        figure = "" if check.difference is None else f"; largest difference {check.difference:.1e} (limit {check.limit:.0e})"
-        print(f"  [{'ok' if check.passed else 'FAILED'}] {check.name}: {safe(check.detail)}{figure}")
+        state = "ok" if check.passed else "FAILED"
+        print(f"  [{state}] {check.name}: {safe(check.detail)}{_figure(check)}")
     if not verified:
         print("  not verified")
     elif not report.passed:

@@ -79,9 +79,17 @@ def _model(backend: Backend) -> dict[str, Any]:
         "ir version": model.ir_version,
         "opset": dict(model.opset_imports),
         "nodes": len(model.graph),
-        "outputs": [{"name": v.name, "shape": [n if isinstance(n, int) else None for n in v.shape or ()]} for v in model.graph.outputs],
+        "outputs": [{"name": v.name, "shape": _lengths(v.shape)} for v in model.graph.outputs],
         "complaints": list(getattr(backend, "complaints", ())),
     }
+
+
+def _lengths(shape: Any) -> list[int | None]:
+    return [n if isinstance(n, int) else None for n in shape or ()]
+
+
+def _verdict(method: dict[str, Any]) -> str:
+    return f"works, {method['cost']}" if method["possible"] else f"no: {method['why not']}"
 
 
 def _print(d: dict[str, Any]) -> None:
@@ -104,7 +112,7 @@ def _print(d: dict[str, Any]) -> None:
     print("\nlayers that can be tapped (the last of each size)")
     print(columns([(e["name"], _shape(["N", *e["shape"]]), e["made by"]) for e in d["layers"]]) or "  none")
     print("\nmethods")
-    print(columns([(name, "works, one forward pass" if m["possible"] else f"no: {m['why not']}") for name, m in d.get("methods", {}).items()]) or "  none")
+    print(columns([(name, _verdict(m)) for name, m in d.get("methods", {}).items()]) or "  none")
     for text in d.get("complaints", ()):
         print(f"\nnote: {safe(text)}")
 

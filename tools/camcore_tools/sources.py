@@ -19,7 +19,7 @@ def add_model_options(parser: argparse.ArgumentParser, *, positional: str = "mod
     parser.add_argument(
         "--torch",
         metavar="MODULE:FACTORY",
-        help="a PyTorch model instead: a function that returns it, such as torchvision.models:resnet18 (its code is run)",
+        help="a PyTorch model instead: a function that returns it, as torchvision.models:resnet18; its code is run",
     )
     parser.add_argument("--weights", metavar="FILE", help="weights for --torch, in safetensors format")
 
@@ -42,8 +42,8 @@ def open_model(arguments: argparse.Namespace, *, positional: str = "model") -> A
 def _refuse_pickles(path: Path) -> None:
     if path.suffix.lower() in (".pt", ".pth", ".ckpt", ".pkl"):
         raise InputError(
-            f"{path}: PyTorch checkpoints are pickles, which run code when they are read, and hold no network; save the "
-            "weights as safetensors and give --torch MODULE:FACTORY --weights FILE, or export to ONNX"
+            f"{path}: PyTorch checkpoints are pickles, which run code when they are read, and hold no network; "
+            "save the weights as safetensors and give --torch MODULE:FACTORY --weights FILE, or export to ONNX"
         )
 
 

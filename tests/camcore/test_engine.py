@@ -1,0 +1,314 @@
+"""The explainer on a network in plain NumPy: what it gives, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy_network import PooledNetwork, values
+from PIL import Image
+
+import camcore
+from camcore import Explainer, HeadNotFound, InputError, LinearHead, Tap, engine
+
+NAMES = ("tench", "tabby", "lynx", "crane", "otter")
+SPACES = [(12,), (8, 6), (4, 3, 5)]
+
+
+def network(space: tuple[int, ...] = (8, 6), **options: Any) -> PooledNetwork:
+    return PooledNetwork(space=(None,) * len(space), **options)
+
+
+class TestMaps:
+    @pytest.mark.parametrize("space", SPACES)
+    @pytest.mark.parametrize("classes", [None, "top2", "all", 3, [4, 0, 1], [[4, 0], [1, 1], [2, 3]]])
+    def test_maps_scores_and_classes(self, space: tuple[int, ...], classes: Any) -> None:
+        model, images = network(space), values(3, 3, *space)
+        out = Explainer(model)(images, classes)
+        features, scores = model.features(images), model.scores(images)
+        np.testing.assert_array_equal(out.scores, scores)
+        np.testing.assert_array_equal(out.classes, camcore.choose_classes(scores, classes))
+        expected = np.einsum("ntk,nk...->nt...", model.head.weight[out.classes], features)
+        np.testing.assert_allclose(out.maps, expected, atol=1e-5)
+        assert out.maps.dtype == np.float32
+        assert (out.input_size, out.method, out.layer, out.device) == (space, "cam", "relu", "cpu")
+        # What the map says about the score: its mean is the score without the bias.
+        mean = out.maps.mean(axis=tuple(range(2, out.maps.ndim))) + model.head.bias[out.classes]
+        np.testing.assert_allclose(mean, np.take_along_axis(scores, out.classes, 1), atol=1e-5)
+
+    def test_an_identity_head(self) -> None:
+        model, images = network(head=LinearHead.identity(4)), values(2, 3, 8, 6)
+        out = Explainer(model)(images, "all")
+        np.testing.assert_array_equal(out.maps, model.features(images))
+
+    def test_another_method_and_layer(self) -> None:
+        images = values(2, 3, 8, 6)
+        out = Explainer(network(), method="activationmap", layer=["images"])(images)
+        np.testing.assert_allclose(out.maps[:, 0], images.mean(axis=1), atol=1e-6)
+        assert out.layer == "images"
+
+    @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 32])
+    @pytest.mark.parametrize("classes", [None, "all", 2, [0, 1, 2, 3, 4, 0, 1], np.arange(14).reshape(7, 2) % 5])
+    def test_the_batch_size_changes_nothing(self, batch_size: int, classes: Any) -> None:
+        model, images = network(), values(7, 3, 8, 6)
+        out = Explainer(model, batch_size=batch_size)(images, classes)
+        whole = Explainer(network(), batch_size=7)(images, classes)
+        assert model.batches == [len(images[i : i + batch_size]) for i in range(0, 7, batch_size)]
+        np.testing.assert_array_equal(out.classes, whole.classes)
+        np.testing.assert_allclose(out.maps, whole.maps, atol=1e-6)
+        np.testing.assert_allclose(out.scores, whole.scores, atol=1e-6)
+
+    def test_eight_threads_give_what_one_gives(self) -> None:
+        explain = Explainer(network(), batch_size=2)
+        batches = [values(5, 3, 8, 6, seed=seed) for seed in range(24)]
+        with ThreadPoolExecutor(8) as pool:
+            threaded = list(pool.map(explain, batches))
+        for found, images in zip(threaded, batches, strict=True):
+            expected = Explainer(network(), batch_size=2)(images)
+            np.testing.assert_array_equal(found.maps, expected.maps)
+            np.testing.assert_array_equal(found.classes, expected.classes)
+
+    def test_what_comes_in_is_not_changed(self) -> None:
+        images = values(2, 3, 8, 6)
+        before = images.copy()
+        Explainer(network())(images).heatmaps()
+        np.testing.assert_array_equal(images, before)
+
+    def test_it_says_what_it_is_and_what_it_will_do(self) -> None:
+        explain = Explainer(network())
+        assert repr(explain) == "Explainer(numpy on cpu, method auto)"
+        assert str(explain.plan) == "cam at relu, head mean -> linear: closed form, one forward pass"
+
+
+class TestClasses:
+    def test_labels_name_classes(self) -> None:
+        out = Explainer(network(), labels=NAMES)(values(2, 3, 8, 6), ["lynx", "crane"])
+        assert out.classes.tolist() == [[2], [3]]
+        assert out.labels == [["lynx"], ["crane"]]
+
+    def test_labels_of_the_model_are_used_unless_others_are_given(self, tmp_path: Path) -> None:
+        model = network(labels=NAMES)
+        assert Explainer(model).labels == NAMES
+        (tmp_path / "names.txt").write_text("a\nb\nc\nd\ne\n")
+        assert Explainer(model, labels=tmp_path / "names.txt").labels == ("a", "b", "c", "d", "e")
+
+    @pytest.mark.parametrize("count", [1, 4, 6, 9])
+    def test_another_number_of_labels_than_classes(self, count: int) -> None:
+        text = f"{count} class names were given, the model has 5 classes; give one name a class .* a background class"
+        with pytest.raises(InputError, match=text):
+            Explainer(network(), labels=["x"] * count)(values(1, 3, 8, 6))
+
+    def test_of_a_much_longer_list_the_first_names_count(self) -> None:
+        assert Explainer(network(), labels=NAMES * 2)(values(1, 3, 8, 6)).class_names == NAMES
+
+    def test_a_class_out_of_range(self) -> None:
+        with pytest.raises(InputError, match="class 5 is out of range: the model has 5 classes, 0 to 4"):
+            Explainer(network())(values(1, 3, 8, 6), 5)
+
+    def test_an_unknown_name_offers_the_nearest(self) -> None:
+        with pytest.raises(InputError, match=r"no class is called 'taby'\. Did you mean 'tabby'"):
+            Explainer(network(), labels=NAMES)(values(1, 3, 8, 6), "taby")
+
+    @pytest.mark.parametrize("shape", [(2,), (3,), (2, 2), (1, 2), (6, 1)])
+    def test_classes_for_another_number_of_images(self, shape: tuple[int, ...]) -> None:
+        """Also of the length of a part, which would pass there unseen."""
+        text = (
+            f"classes have shape {shape} for 4 images; expected an int, a list of 4 (one an image) or an array (4, T)"
+        )
+        with pytest.raises(InputError, match=re.escape(text)):
+            Explainer(network(), batch_size=2)(values(4, 3, 8, 6), np.zeros(shape, int))
+
+    def test_a_class_as_an_array_without_axes(self) -> None:
+        assert Explainer(network())(values(2, 3, 8, 6), np.array(3)).classes.tolist() == [[3], [3]]
+
+
+class TestImages:
+    @pytest.mark.parametrize(
+        ("images", "text"),
+        [
+            (values(3, 8, 6), "the model takes (N, 3, any, any). Add a batch axis: images[None]."),
+            (values(2, 4, 8, 6), "images have 4 channels, the model takes 3"),
+            (np.zeros((2, 8, 6, 3), np.uint8), "images are uint8; expected floats as the model takes them"),
+            (np.full((1, 3, 8, 6), np.nan), "image 0 has 144 pixels that are NaN or infinite"),
+            ([], "no images were given; expected at least one"),
+            (None, "a picture cannot be of type NoneType"),
+        ],
+    )
+    def test_what_cannot_be_an_image(self, images: Any, text: str) -> None:
+        with pytest.raises(InputError, match=re.escape(text)):
+            Explainer(network(), preprocess="unit")(images)
+
+    def test_a_size_that_the_model_does_not_take(self) -> None:
+        with pytest.raises(InputError, match="images have length 9 on axis 3, the model takes 6"):
+            Explainer(PooledNetwork(space=(8, 6)))(values(1, 3, 8, 9))
+
+    def test_pictures_without_a_known_preprocessing(self) -> None:
+        text = "the model does not say how pictures become its input; give preprocess= one of imagenet, tf, caffe, unit"
+        with pytest.raises(InputError, match=text):
+            Explainer(network())(np.zeros((8, 6, 3), np.uint8))
+
+    def test_pictures_from_everywhere(self, tmp_path: Path) -> None:
+        pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+        explain = Explainer(PooledNetwork(space=(8, 8)), preprocess={"crop": 1.0})
+        sources = [tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(pixels), pixels]
+        out = explain(sources)
+        for n, source in enumerate(sources):
+            alone = explain(source)
+            np.testing.assert_allclose(alone.maps[0], out.maps[n], atol=1e-6)
+            np.testing.assert_array_equal(out.images[n], out.images[0])
+        assert out.images.shape == (4, 3, 8, 8)
+        assert out.views == [(5, 0, 25, 20)] * 4
+        assert out.pictures is not None
+        assert [p.name for p in out.pictures] == ["a", "a", "image", "image"]
+
+    def test_the_preprocessing_of_the_model_is_used_unless_another_is_given(self) -> None:
+        model = PooledNetwork(space=(8, 8), preprocess=camcore.PRESETS["caffe"])
+        white = np.full((8, 8, 3), 255, np.uint8)
+        assert Explainer(model)(white).images[0, :, 0, 0].tolist() == [151, 138, 132]
+        assert Explainer(model, preprocess="unit")(white).images[0, :, 0, 0].tolist() == [1, 1, 1]
+
+    def test_a_grey_model_sees_grey_pictures(self) -> None:
+        model = PooledNetwork(channels=1, space=(8, 8), preprocess=camcore.PRESETS["unit"])
+        assert Explainer(model)(np.full((8, 8, 3), 51, np.uint8)).images[0].ravel() == pytest.approx(0.2)
+
+    def test_pictures_of_different_sizes_do_not_make_a_batch(self) -> None:
+        explain = Explainer(network(), preprocess={"resize": "none"})
+        text = "the pictures have different sizes [(3, 8, 6), (3, 9, 6)]; give them one by one, or resize='squash'"
+        with pytest.raises(InputError, match=re.escape(text)):
+            explain([np.zeros((8, 6, 3), np.uint8), np.zeros((9, 6, 3), np.uint8)])
+
+
+class TestTheHeadMustReproduceTheScores:
+    def test_a_head_that_does_not(self) -> None:
+        text = (
+            r"the head found \(mean -> linear\) at relu does not reproduce the scores: they differ by up to 0.5, with "
+            "scores up to .* Give layer= and head= by hand, or a method that needs no head"
+        )
+        with pytest.raises(HeadNotFound, match=text):
+            Explainer(network(shift=0.5))(values(2, 3, 8, 6), "all")
+
+    def test_only_the_classes_asked_for_are_looked_at(self) -> None:
+        shift = np.array([0, 0, 0, 0, 0.5])
+        Explainer(network(shift=shift))(values(2, 3, 8, 6), [[0, 1], [2, 3]])
+        with pytest.raises(HeadNotFound, match=r"they differ by up to 0\.5"):
+            Explainer(network(shift=shift))(values(2, 3, 8, 6), [[0, 1], [2, 4]])
+
+    def test_a_method_without_a_head_does_not_care(self) -> None:
+        assert Explainer(network(shift=0.5), method="activationmap")(values(2, 3, 8, 6)).maps.shape == (2, 1, 8, 6)
+
+    def test_a_model_that_can_change_is_looked_at_each_time(self) -> None:
+        model = network(fixed=False)
+        explain = Explainer(model)
+        explain(values(2, 3, 8, 6))
+        model.shift = 0.5
+        with pytest.raises(HeadNotFound, match="does not reproduce the scores"):
+            explain(values(2, 3, 8, 6))
+
+    @pytest.mark.parametrize("fixed", [True, False])
+    @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+    def test_scores_that_are_not_finite(self, bad: float, fixed: bool) -> None:
+        model = network(fixed=fixed)
+        explain = Explainer(model)
+        explain(values(2, 3, 8, 6))
+        model.shift = np.array([0, 0, bad, 0, 0])
+        with pytest.raises(
+            InputError, match="the model's scores are NaN or infinite for this input, so there is nothing"
+        ):
+            explain(values(2, 3, 8, 6))
+
+    def check(self, tap: Tap, scores: np.ndarray, classes: np.ndarray, features: np.ndarray) -> None:
+        engine.check_evidence(camcore.Evidence(scores, classes, features, tap.head), tap)
+
+    @pytest.mark.parametrize("few", [True, False])
+    def test_slack_is_free_for_each_class(self, few: bool) -> None:
+        head, features = LinearHead(values(40, 4), values(40, seed=1)), values(2, 4, 3, 3)
+        scores = head(features.mean(axis=(2, 3)))
+        scores[:, 7] += 0.5
+        slack = np.zeros(40)
+        slack[7] = 0.51
+        classes = np.array([[7, 8]] * 2) if few else np.tile(np.arange(40), (2, 1))
+        self.check(Tap("x", head, slack=slack), scores, classes, features)
+        self.check(Tap("x", head, slack=0.51), scores, classes, features)
+        with pytest.raises(HeadNotFound, match=r"they differ by up to 0\.5"):
+            self.check(Tap("x", head), scores, classes, features)
+
+    def test_the_tolerance_is_a_share_of_the_largest_score(self) -> None:
+        head, features = LinearHead.identity(3), np.full((1, 3, 2, 2), 100, np.float32)
+        scores, classes = np.array([[100, 100, 101]], np.float32), np.array([[2]])
+        self.check(Tap("x", head, tolerance=2e-2), scores, classes, features)
+        with pytest.raises(HeadNotFound, match="they differ by up to 1, with scores up to 101"):
+            self.check(Tap("x", head, tolerance=1e-3), scores, classes, features)
+
+    @pytest.mark.parametrize("bad", [[np.inf], [np.nan], [np.inf, -np.inf]])
+    def test_features_that_are_not_finite(self, bad: list[float]) -> None:
+        features = np.zeros((1, 3, 2, 2), np.float32)
+        features[0, 1, 0, : len(bad)] = bad
+        head = LinearHead(np.ones((2, 3)))
+        with pytest.raises(HeadNotFound, match=r"they differ by up to (inf|nan)"):
+            self.check(Tap("x", head), np.ones((1, 2), np.float32), np.array([[0]]), features)
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("options", "text"),
+        [
+            ({"method": "camm"}, "method 'camm' is not known. Did you mean 'cam'"),
+            ({"layer": "rely"}, "layer 'rely' is not known. Did you mean 'relu'"),
+        ],
+    )
+    def test_unknown_names(self, options: dict[str, Any], text: str) -> None:
+        with pytest.raises(InputError, match=text):
+            Explainer(network(), **options)(values(1, 3, 8, 6))
+
+    @pytest.mark.parametrize(
+        ("options", "text"),
+        [
+            ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
+            ({"layer": ["a", "b"]}, "layer is a list of 2; the methods at hand read one layer: give one name"),
+            ({"preprocess": "imagenett"}, "preprocessing 'imagenett' is not known. Did you mean 'imagenet'"),
+            ({"labels": "missing.txt"}, "labels: missing.txt: no such file"),
+        ],
+    )
+    def test_bad_options_are_refused_at_once(self, options: dict[str, Any], text: str) -> None:
+        with pytest.raises(InputError, match=text):
+            Explainer(network(), **options)
+
+
+class TestAdapters:
+    @pytest.fixture
+    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+        """Two adapters, of which the second takes text; the options that it was given."""
+        options: list[dict[str, Any]] = []
+
+        def open_it(model: Any, **given: Any) -> PooledNetwork:
+            options.append(given)
+            return network()
+
+        never = SimpleNamespace(accepts=lambda model: False)
+        texts = SimpleNamespace(accepts=lambda model: isinstance(model, str), backend=open_it)
+        entries = [SimpleNamespace(name="b", load=lambda: never), SimpleNamespace(name="a", load=lambda: texts)]
+        monkeypatch.setattr(engine, "entry_points", lambda group: entries if group == "camcore.backends" else [])
+        return options
+
+    def test_the_first_that_accepts_opens_the_model(self, asked: list[dict[str, Any]]) -> None:
+        explain = camcore.explainer("model", method="cam", device="cpu", threads=3, batch_size=2)
+        assert asked == [{"device": "cpu", "threads": 3}]
+        assert explain(values(3, 3, 8, 6)).maps.shape == (3, 1, 8, 6)
+        assert explain.batch_size == 2
+
+    def test_a_model_that_none_accepts(self, asked: list[dict[str, Any]]) -> None:
+        text = (
+            "a model of type int cannot be explained; expected a path to an .onnx file, .* (adapters installed: a, b)"
+        )
+        with pytest.raises(InputError, match=text.replace("(", r"\(").replace(")", r"\)")):
+            camcore.explainer(5)
+
+    def test_the_installed_adapters_are_found(self) -> None:
+        with pytest.raises(InputError, match=r"\(adapters installed: onnx, torch\)"):
+            camcore.explainer(object())

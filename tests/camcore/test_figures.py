@@ -1,0 +1,92 @@
+"""Overlays and sheets of an explanation: what is shown, where, and in which style."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy_network import explanation
+
+from camcore import Explanation, InputError, boxes, figures
+from camcore.pictures import Picture
+from camcore.render import draw_boxes, matlab_overlay, overlay
+
+NAMES = ("tench", "tabby, tabby cat", "lynx", "crane", "otter")
+
+
+def pictured(pixels: np.ndarray, view: tuple[float, float, float, float], **changes: Any) -> Explanation:
+    return explanation(images=1, pictures=[Picture(pixels, "p")], views=[view], **changes)
+
+
+class TestSeen:
+    def test_the_part_of_the_picture_that_the_network_saw(self) -> None:
+        pixels = np.zeros((200, 300, 3), np.uint8)
+        pixels[20:180, 60:260] = (10, 200, 30)
+        shown = figures.seen(pictured(pixels, (60.2, 19.8, 259.9, 180.4)), 0)
+        assert shown.shape == (384, 480, 3)  # 160 x 200, the long side 480
+        assert (shown == (10, 200, 30)).all()
+
+    @pytest.mark.parametrize("view", [(49.5625, 0.0625, 50.4375, 0.9375), (99.6, 0, 100, 1), (0, 0, 0.3, 1)])
+    def test_less_than_a_pixel_is_shown_as_that_pixel(self, view: tuple[float, float, float, float]) -> None:
+        row = np.arange(100, dtype=np.uint8)[None, :, None].repeat(3, 2)
+        shown = figures.seen(pictured(row, view), 0)
+        inside = {int(np.floor(view[0])), int(np.ceil(view[2])) - 1}
+        assert len(np.unique(shown)) == 1
+        assert int(shown[0, 0, 0]) in inside
+
+    def test_without_a_picture_the_input_is_stretched(self) -> None:
+        images = np.zeros((1, 3, 2, 2), np.float32)
+        images[0, :, 0, 0], images[0, :, 1, 1] = -3, 5
+        shown = figures.seen(replace(explanation((2, 2), images=1), images=images), 0)
+        assert shown.shape == (480, 480, 3)
+        assert shown[::240, ::240, 0].tolist() == [[0, 96], [96, 255]]  # 3/8 of 255, rounded to even
+
+    @pytest.mark.parametrize("channels", [1, 2, 4])
+    def test_other_channels_are_shown_as_their_mean(self, channels: int) -> None:
+        images = np.random.default_rng(0).random((1, channels, 6, 6)).astype(np.float32)
+        grey = replace(explanation((6, 6), images=1), images=images.mean(axis=1, keepdims=True).repeat(3, 1))
+        several = replace(explanation((6, 6), images=1), images=images)
+        np.testing.assert_array_equal(figures.seen(several, 0), figures.seen(grey, 0))
+
+    def test_a_constant_input_is_black(self) -> None:
+        images = np.full((1, 3, 4, 4), 7, np.float32)
+        assert not figures.seen(replace(explanation((4, 4), images=1), images=images), 0).any()
+
+    def test_pixels_of_a_small_picture_stay_pixels(self) -> None:
+        pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        shown = figures.seen(pictured(pixels, (0, 0, 8, 8)), 0)
+        np.testing.assert_array_equal(shown, pixels.repeat(60, 0).repeat(60, 1))
+
+
+class TestOverlays:
+    def test_the_styles_are_those_of_render(self) -> None:
+        out = explanation(classes=2)
+        picture = figures.seen(out, 1)
+        heats = out[1].heatmaps(picture.shape[:2], threshold=0.3)[0]
+        for style, draw in (("matlab", matlab_overlay), ("alpha", lambda p, h: overlay(p, h, cmap="jet", alpha=0.5))):
+            for drawn, heat in zip(figures.overlays(out, 1, style=style, threshold=0.3), heats, strict=True):
+                np.testing.assert_array_equal(drawn, draw(picture, heat))
+
+    def test_boxes_are_drawn_on_top(self) -> None:
+        out = explanation()
+        picture = figures.seen(out, 0)
+        expected = draw_boxes(figures.overlays(out, 0)[0], boxes(out.heatmaps(picture.shape[:2])[0, 0]))
+        np.testing.assert_array_equal(figures.overlays(out, 0, boxes=True)[0], expected)
+
+    def test_an_unknown_style(self) -> None:
+        with pytest.raises(InputError, match="style is 'mathlab'; expected one of alpha, matlab"):
+            figures.overlays(explanation(), 0, style="mathlab")
+
+
+class TestSheets:
+    def test_the_lines_are_the_best_classes(self) -> None:
+        scores = np.log(np.array([[0.1, 0.5, 0.2, 0.05, 0.15]], np.float32))
+        out = replace(explanation(images=1, class_names=NAMES), scores=scores)
+        assert figures.top_lines(out, 0) == ["tabby 0.50", "lynx 0.20", "otter 0.15"]
+        assert figures.top_lines(out, 0, top=1) == ["tabby 0.50"]
+
+    def test_a_sheet_has_a_tile_more_than_classes(self) -> None:
+        widths = [figures.sheet(explanation(classes=t), 0).shape[1] for t in (1, 2, 3)]
+        assert widths[1] - widths[0] == widths[2] - widths[1] > 250

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import pytest
+from camcore_tools.console import Progress, columns, print_json, safe
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_columns_are_aligned_and_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    text = columns([("a", "one"), ("longer", "word " * 30)])
+    lines = text.splitlines()
+    assert lines[0] == "  a       one"
+    assert all(len(line) <= 60 for line in lines)
+    assert lines[2].startswith(" " * 10 + "word")
+
+
+def test_names_lose_their_control_characters() -> None:
+    assert "\x1b" not in safe("\x1b[31mred\x1b[0m\nline")
+    assert "\n" not in safe("a\nb")
+
+
+def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"name": "Eichhörnchen", "value": 1.5})
+    assert json.loads(capsys.readouterr().out) == {"name": "Eichhörnchen", "value": 1.5}
+    with pytest.raises(ValueError, match="Out of range float"):
+        print_json({"value": float("nan")})
+
+
+def test_progress_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream, shown in ((io.StringIO(), False), (Terminal(), True)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with Progress(2, "working") as bar:
+            bar.step()
+            bar.step()
+        assert ("working [" in stream.getvalue()) == shown
+        assert ("2/2" in stream.getvalue()) == shown
+        if shown:
+            assert stream.getvalue().endswith("\r\x1b[K")
+
+
+def test_progress_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with Progress(3, "a long label of a long piece of work") as bar:
+        bar.step(text="and more words")
+    assert all(len(part) < 40 + 4 for part in stream.getvalue().split("\r"))

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from camcore_tools.cli import main
+from PIL import Image
+
+import camcore
+
+
+def test_overlay_maps_and_result(
+    model: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    words = [
+        "explain",
+        str(model),
+        str(picture),
+        "--preprocess",
+        "unit",
+        "--classes",
+        "top3",
+        "--boxes",
+        "-o",
+        str(output),
+    ]
+    assert main(words) == 0
+    text = capsys.readouterr()
+    assert "class " in text.out
+    assert text.err == ""
+    document = json.loads((output / "result.json").read_text())
+    record = document["images"][0]
+    assert document["method"] == "cam"
+    assert len(record["top"]) == 3
+    assert [m["class"] for m in record["maps"]] == [t["class"] for t in record["top"]]
+    arrays = np.load(output / "maps.npz")
+    expected = camcore.explainer(model, preprocess="unit")(str(picture), "top3")
+    np.testing.assert_array_equal(arrays["maps"], expected.maps)
+    with Image.open(output / "picture.png") as sheet:
+        assert sheet.width > 3 * sheet.height  # the picture and three overlays in a row
+
+
+def test_json_is_all_there_is_on_stdout(
+    model: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", str(model), str(picture), "--json", "-o", str(tmp_path / "out")]) == 0
+    text = capsys.readouterr()
+    assert json.loads(text.out)["images"][0]["image"] == str(picture)
+    assert "taking --preprocess imagenet" in text.err
+
+
+def test_folders_globs_and_equal_names(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pixels = np.zeros((20, 20, 3), np.uint8)
+    for name in ("a/cat.png", "b/cat.png", "c/one.jpg", "c/two.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / name)
+    places = [str(tmp_path / "a"), str(tmp_path / "b" / "cat.png"), str(tmp_path / "c" / "*.jpg")]
+    assert main(["explain", str(model), *places, "-o", str(tmp_path / "out")]) == 0
+    assert {p.name for p in (tmp_path / "out").glob("*.png")} == {"cat.png", "cat-2.png", "one.png", "two.png"}
+    assert "4 of 4 pictures explained" in capsys.readouterr().out
+
+
+def test_resize_none_takes_pictures_of_several_sizes(tiny: object, tmp_path: Path) -> None:
+    free = tmp_path / "free.onnx"
+    onnx.save(tiny(shape=("N", 3, "H", "W")), free)  # type: ignore[operator]
+    for i, size in enumerate([(20, 30), (40, 24), (20, 30)]):
+        Image.fromarray(np.zeros((*size, 3), np.uint8)).save(tmp_path / f"{i}.png")
+    output = tmp_path / "out"
+    assert main(["explain", str(free), str(tmp_path / "*.png"), "--resize", "none", "-o", str(output)]) == 0
+    arrays = np.load(output / "maps.npz")
+    assert sorted(k for k in arrays if k.startswith("maps/")) == ["maps/0", "maps/1", "maps/2"]
+    assert arrays["maps/1"].shape == (1, 38, 22)
+
+
+@pytest.mark.parametrize(("way", "box"), [("short", True), ("squash", False)])
+def test_resize_short_keeps_the_aspect_ratio(model: Path, tmp_path: Path, way: str, box: bool) -> None:
+    wide = tmp_path / "wide.png"
+    Image.fromarray(np.zeros((40, 120, 3), np.uint8)).save(wide)
+    explainer = camcore.explainer(model, preprocess={"resize": way})
+    out = explainer(str(wide))
+    assert out.views is not None
+    x0, y0, x1, y1 = out.views[0]
+    assert ((x1 - x0) == pytest.approx(y1 - y0, abs=2)) == box
+
+
+def test_mean_and_std_by_hand(model: Path, picture: Path, tmp_path: Path) -> None:
+    words = ["explain", str(model), str(picture), "--mean", "0.5,0.4,0.3", "--std", "0.2", "-o", str(tmp_path / "out")]
+    assert main(words) == 0
+    expected = camcore.explainer(model, preprocess={"mean": (0.5, 0.4, 0.3), "std": (0.2,)})(str(picture))
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "maps.npz")["maps"], expected.maps)
+
+
+def test_pytorch_factory(picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = ["explain", "--torch", "mine:make", str(picture), "--size", "32x32", "-o", str(tmp_path / "out")]
+    assert main(words) == 0
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["layer"] == "1"

@@ -1,0 +1,152 @@
+"""Train a small network here and now, watch where it looks, export it, explain it in ONNX Runtime, and show it all.
+
+Nothing is downloaded: the pictures, five kinds of merchandise, are drawn. It takes about a minute on a laptop,
+and ends with a page to open in the browser.
+
+examples:
+  camcore demo --open
+  camcore demo --quick -o /tmp/demo          fewer pictures and epochs, a poorer network
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from camcore.errors import InputError, MissingPackage
+from camcore.results import ResultFolder
+from camcore_tools.console import note, print_json
+from camcore_tools.merchandise import KINDS
+
+if TYPE_CHECKING:
+    from camcore_onnx.exporting import Report
+    from torch import nn
+
+    from camcore_tools.demo_measure import Data
+    from camcore_tools.demo_summary import Record
+    from camcore_tools.demo_watch import History
+
+SUMMARY = "train a small network here and now, watch its CAMs, export, explain in ONNX Runtime, make a page of it"
+
+
+FULL = {"training": 280, "validation": 40, "gallery": 4}  # pictures of each kind
+QUICK = {"training": 60, "validation": 8, "gallery": 2}
+FULL_EPOCHS, QUICK_EPOCHS = 18, 12
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument(
+        "-o", "--output", default="camcore-demo", metavar="DIR", help="folder for all of it (%(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of pictures, weights and training (%(default)s)"
+    )
+    parser.add_argument("--epochs", type=int, metavar="N", help=f"passes over the pictures ({FULL_EPOCHS})")
+    parser.add_argument("--threads", type=int, metavar="N", help="of PyTorch and of ONNX Runtime")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer pictures and epochs: some seconds, a poorer network"
+    )
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do it all; 1 if the exported model does not give the same numbers."""
+    _check(args)
+    folder = Path(args.output)
+    results = ResultFolder(folder / "explained", boxes=True)  # complains before there is anything to lose
+    _need_packages()
+    try:
+        record = _demonstrate(args, folder, results)
+    except OSError as error:  # a full disk, a folder taken away
+        raise InputError(str(error)) from error
+    print_json(record.document()) if args.json else print(record.summary())
+    if args.open:
+        _open(folder / "index.html")
+    return 0 if record.passed else 1
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name, least in (("seed", 0), ("epochs", 1), ("threads", 1)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise InputError(f"--{name} is {value}; expected {least} or more")
+
+
+def _need_packages() -> None:
+    from camcore_onnx._adapter import need
+
+    for package in ("torch", "onnx", "onnx_ir", "onnxruntime", "onnxscript"):
+        try:
+            need(package)
+        except ImportError as error:
+            raise MissingPackage(
+                f"camcore demo needs {package}, which cannot be imported: pip install 'camcore[all]'"
+            ) from error
+
+
+def _open(page: Path) -> None:
+    import webbrowser
+
+    if not webbrowser.open(page.resolve().as_uri()):
+        note(f"no browser could be started; the page is {page}")
+
+
+def _demonstrate(args: argparse.Namespace, folder: Path, results: ResultFolder) -> Record:
+    """All steps in their order."""
+    from camcore_tools.demo_measure import draw_data, measure
+    from camcore_tools.demo_summary import Record
+    from camcore_tools.demo_write import write_everything
+
+    start = time.monotonic()
+    note("[1/5] drawing pictures of five kinds of merchandise")
+    data = draw_data(**(QUICK if args.quick else FULL), seed=args.seed)
+    epochs = args.epochs or (QUICK_EPOCHS if args.quick else FULL_EPOCHS)
+    with _threads(args.threads):
+        network, history = _trained(data, epochs, args.seed)
+        report = _exported(network, folder / "model.onnx")
+        note(f"[4/5] explaining {len(data.validation.labels)} validation pictures in ONNX Runtime and in PyTorch")
+        findings = measure(network, report.path, data, threads=args.threads)
+    note(f"[5/5] writing {folder / 'index.html'}")
+    record = Record(folder, args.seed, epochs, len(data.training.labels), history, report, findings)
+    write_everything(record, data, results)
+    note(f"      all done in {time.monotonic() - start:.0f} s\n")
+    return record
+
+
+def _trained(data: Data, epochs: int, seed: int) -> tuple[nn.Module, History]:
+    from camcore_tools.demo_network import make_network
+    from camcore_tools.demo_watch import watch_training
+
+    note(f"[2/5] training a small residual network: {len(data.training.labels)} pictures, {epochs} epochs")
+    network = make_network(len(KINDS), seed=seed)
+    history = watch_training(network, data, epochs=epochs, seed=seed)
+    note(f"      {history.seconds:.0f} s; {history.accuracies[-1][1]:.1%} of the validation pictures right")
+    return network, history
+
+
+def _exported(network: nn.Module, path: Path) -> Report:
+    import camcore_torch
+
+    from camcore_tools.demo_measure import RULE, SIDE
+
+    note(f"[3/5] exporting it to {path}")
+    return camcore_torch.export(network, (1, 3, SIDE, SIDE), path, labels=KINDS, preprocess=RULE)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """PyTorch on so many threads, and then on as many as before."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
