@@ -26,7 +26,7 @@ def _extent(maps: Floats, axes: tuple[int, ...]) -> tuple[Floats, Floats]:
 
 
 def _ratio(part: Floats, whole: Floats) -> Floats:
-    """part / whole, zero where whole is zero; scaled first, so that tiny and huge values neither over- nor underflow."""
+    """part / whole, zero where whole is zero; scaled first, so tiny and huge values neither over- nor underflow."""
     _, exponent = np.frexp(whole)
     safe = np.where(whole > 0, np.ldexp(whole, -exponent), 1)
     return np.where(whole > 0, np.ldexp(part, -exponent) / safe, 0)
@@ -72,8 +72,8 @@ def normalize(maps: Floats, kind: str = "minmax", *, spatial: int = 2) -> Floats
     -------
     (..., *S) float32 ndarray (float64 stays float64)
         In [0, 1]; for ``tanh`` at most tanh(2) = 0.964. A constant map gives zeros (``minmax``), and so does a map
-        without a positive value (``relu-max``, ``tanh``). NaN counts as the smallest value of its map, so it never spreads; a map of
-        nothing but NaN counts as zeros.
+        without a positive value (``relu-max``, ``tanh``). NaN counts as the smallest value of its
+        map, so it never spreads; a map of nothing but NaN counts as zeros.
 
     Raises
     ------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -223,10 +224,8 @@ def _check_sources(graph: ir.Graph, name: str) -> None:
 
 def infer_shapes(model: ir.Model) -> None:
     """State the shapes and types of all tensors in the model, as far as onnx can tell them."""
-    try:
+    with contextlib.suppress(Exception):  # shapes are a help, not a need; onnx raises many kinds
         ShapeInferencePass()(model)
-    except Exception:
-        pass
 
 
 def serialize(model: ir.Model) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -55,6 +55,7 @@ def best(row: list[float], k: int) -> list[int]:
     return sorted(range(len(row)), key=lambda i: (math.isnan(row[i]), -row[i] if row[i] == row[i] else 0, i))[:k]
 
 
+@example(np.array([[2.0, 2.0, 0.0], [np.nan, 1.0, 0.0]]), 1)  # one place too many, and one too few
 @settings(deadline=None)
 @given(
     hnp.arrays(np.float32, SHAPES, elements=st.sampled_from([-np.inf, -1, 0, 1, 2, 3, 4, 5, np.inf, np.nan])),

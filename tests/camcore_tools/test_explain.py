@@ -98,7 +98,8 @@ def test_pytorch_factory(picture: Path, tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "mine.py").write_text(
         "from torch import nn\n"
         "def make():\n"
-        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))\n"
+        "    pool = nn.AdaptiveAvgPool2d(1)\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), pool, nn.Flatten(), nn.Linear(4, 3))\n"
     )
     monkeypatch.chdir(tmp_path)
     words = ["explain", "--torch", "mine:make", str(picture), "--size", "32x32", "-o", str(tmp_path / "out")]
