@@ -120,6 +120,8 @@ def export(
         head=tap.how or None,
         version=camcore.__version__,
     )
+    if card.labels is not None and tap.head is not None and len(card.labels) != tap.head.classes:
+        raise InputError(f"{len(card.labels)} class names were given, the model has {tap.head.classes} classes")
     model = _prepared(loaded, tap.layer, features, card)
     data = _one_file(model, loaded)
     write_atomically(target, lambda file: file.write(data))
@@ -135,7 +137,7 @@ def export(
     )
     if verify:
         inputs = list(batches) if batches is not None else sample_inputs(backend.input)
-        report.checks = check_model(target, loaded, features=features, batches=inputs)
+        report.checks = check_model(target, backend.loaded, features=features, batches=inputs)
         if reference is not None and report.passed:
             report.checks += check_against(target, reference, inputs)
     return report
@@ -163,7 +165,9 @@ def _rule(rule: str | Preprocess, backend: OnnxBackend) -> Preprocess:
 def _at_opset(loaded: Loaded, opset: int | None) -> Loaded:
     if opset is None or loaded.model.opset_imports.get("") == opset:
         return loaded
-    proto = ir.to_proto(loaded.model)
+    model = loaded.model.clone()
+    _take_in(model)
+    proto = ir.to_proto(model)
     try:
         converted = onnx.version_converter.convert_version(proto, opset)
     except Exception as error:  # the converter raises RuntimeError, ValueError and its own kinds
@@ -190,9 +194,13 @@ def _prepared(loaded: Loaded, layer: str, features: str, card: Card) -> ir.Model
 
 
 def _one_file(model: ir.Model, loaded: Loaded) -> bytes:
-    """Weights of external files are taken in."""
     if loaded.folder is not None:
-        for value in model.graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                value.const_value = ir.Tensor(value.const_value.numpy().copy(), name=value.name)
+        _take_in(model)
     return serialize(model)
+
+
+def _take_in(model: ir.Model) -> None:
+    """Weights of external files become part of the model."""
+    for value in model.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = ir.Tensor(value.const_value.numpy().copy(), name=value.name)

@@ -43,6 +43,8 @@ def expose_features(model: Any, layers: str | Sequence[str], *, names: Sequence[
     titles = [v.name or "" for v in values] if names is None else list(names)
     if len(titles) != len(values):
         raise InputError(f"{len(titles)} names for {len(values)} layers; give one a layer")
+    if len(set(titles)) < len(titles):
+        raise InputError(f"the names {', '.join(titles)} are not all different; give each layer its own")
     return ir.to_proto(add_outputs(loaded, dict(zip(titles, values, strict=True))))
 
 
@@ -66,7 +68,6 @@ def add_outputs(loaded: Loaded, outputs: Mapping[str, ir.Value]) -> ir.Model:
         if name in taken:
             raise InputError(f"the model already has a tensor called {name!r}; choose another name")
         copy.graph.outputs.append(_identity(copy.graph, value, name))
-        taken.add(name)
     return copy
 
 

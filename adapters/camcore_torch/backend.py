@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,43 +12,21 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from camcore.errors import DeviceError, HeadNotFound, InputError, suggest
-from camcore.evidence import Evidence, InputSpec, Layer, Tap, milestones
+from camcore.errors import DeviceError, HeadNotFound, InputError
+from camcore.evidence import Evidence, InputSpec, Layer, Tap
 from camcore.head import LinearHead
 from camcore.preprocess import Preprocess
 from camcore.scores import Classes, choose_classes
-from camcore_torch.heads import Found, array, find_head
+from camcore_torch.heads import find_head
 from camcore_torch.quiet import MODES, Mode, undisturbed
-from camcore_torch.record import Event, Place, Recorder, recording_from, scores_of, watching_modules
+from camcore_torch.record import Recorder, recording_from, scores_of, watching_modules
+from camcore_torch.steps import array
+from camcore_torch.study import Study, make_study, value_at
 
 __all__ = ["TorchBackend", "unwrap"]
 
 Floats = NDArray[np.floating[Any]]
 _TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 5e-2}
-
-
-@dataclass(frozen=True, eq=False)
-class _Point:
-    """A value of the forward pass: recording from ``place`` on, it is result ``result`` of operation ``offset``."""
-
-    place: Place
-    offset: int
-    func: Any
-    result: int
-
-
-@dataclass(frozen=True, eq=False)
-class _Study:
-    """What one fully recorded forward pass has taught."""
-
-    found: Found
-    point: _Point | None
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    modules: dict[str, int]
-    layers: list[Layer]
-    points: dict[int, _Point]
 
 
 class TorchBackend:
@@ -95,7 +72,7 @@ class TorchBackend:
         self.preprocess: Preprocess | None = None
         self.input = InputSpec("images", _input_shape(self.model))
         self._head, self._output = head, output
-        self._study: _Study | None = None
+        self._study: Study | None = None
         self._lock = threading.Lock()
         _check_device(device, self.device)
 
@@ -114,7 +91,7 @@ class TorchBackend:
         found, name = study.found, study.name
         shape = study.shape
         if layer is not None:
-            value = _module_value(study, layer)
+            value = study.value_of(layer)
             if value != found.features:
                 return self._other_tap(study, layer)
             name = layer
@@ -123,7 +100,7 @@ class TorchBackend:
         tolerance = _TOLERANCE.get(study.dtype, 1e-3)
         return Tap(name, found.head, found.how, found.obstacle, "logit", shape, 0.0, tolerance)
 
-    def _other_tap(self, study: _Study, layer: str) -> Tap:
+    def _other_tap(self, study: Study, layer: str) -> Tap:
         shape = next((entry.shape for entry in study.layers if entry.name == layer), ())
         if self._head is not None:  # the user knows better: the scores will tell
             head = self._given_head()
@@ -148,7 +125,7 @@ class TorchBackend:
     ) -> Evidence:
         """One forward pass; see :class:`camcore.Backend`."""
         study = self._studied(images)
-        value = study.found.features if layer is None else _module_value(study, layer)
+        value = study.found.features if layer is None else study.value_of(layer)
         features: Floats | None
         head: LinearHead | None = None
         if value == study.found.features and study.found.head is not None:
@@ -182,7 +159,7 @@ class TorchBackend:
         with undisturbed(self.model, self.mode):
             with recording_from(self.model, study.point.place, record):
                 output = self._forward(self._tensor(images))
-            start = _at(record, study.point)
+            start = value_at(record, study.point)
             return None if start is None else self._read(record, record.number(output), start)
 
     def _whole(self, images: Floats) -> tuple[Floats, Floats, LinearHead] | None:
@@ -248,7 +225,7 @@ class TorchBackend:
         weight, bias = head
         return LinearHead(_plain(weight), None if bias is None else _plain(bias))
 
-    def _studied(self, example: Floats | None) -> _Study:
+    def _studied(self, example: Floats | None) -> Study:
         if self._study is None:
             with self._lock:
                 if self._study is None:
@@ -264,7 +241,7 @@ class TorchBackend:
         generator = np.random.default_rng(0)
         return generator.standard_normal((1, shape[1] or 3, 224, 224)).astype(np.float32)
 
-    def _learn(self, images: Floats) -> _Study:
+    def _learn(self, images: Floats) -> Study:
         """Record everything about one image."""
         record = Recorder()
         with undisturbed(self.model, self.mode):
@@ -275,81 +252,7 @@ class TorchBackend:
             found = find_head(record, record.number(output), start)
             if self._head is not None and found.head is not None:
                 found = replace(found, head=self._given_head(), how="given head")
-            return _study(found, record, events)
-
-
-def _study(found: Found, record: Recorder, events: list[Event]) -> _Study:
-    modules = {e.path: e.value for e in events if e.kind == "exit" and e.value is not None}
-    values = {v for v in (*modules.values(), found.features) if v is not None and v in record.producer}
-    points = {v: _point(record, events, v) for v in values}
-    features = None if found.features is None else record.tensors[found.features]
-    shape = (
-        ()
-        if features is None
-        else tuple(np.moveaxis(np.empty((0, *features.shape[1:])), found.channel_axis, 1).shape[1:])
-    )
-    name = _name(found.features, modules, record)
-    return _Study(
-        found=found,
-        point=None if found.head is None or found.features is None else points.get(found.features),
-        name=name,
-        shape=shape,
-        dtype=record.tensors[found.logits].dtype,
-        modules=modules,
-        layers=_layers(modules, name, record),
-        points=points,
-    )
-
-
-def _point(record: Recorder, events: list[Event], value: int) -> _Point:
-    """Start to record at the last module entered or left before the value is made."""
-    index = record.producer[value]
-    event = max((e for e in events if e.index <= index), key=lambda e: e.index)
-    call = record.calls[index]
-    return _Point(Place(event.path, event.kind, event.nth), index - event.index, call.func, call.results.index(value))
-
-
-def _at(record: Recorder, point: _Point) -> int | None:
-    """The number of the features in a tail record; None if the network did something else this time."""
-    if len(record.calls) <= point.offset or record.calls[point.offset].func is not point.func:
-        return None
-    return record.calls[point.offset].results[point.result]
-
-
-def _name(value: int | None, modules: dict[str, int], record: Recorder) -> str:
-    """The outermost module that returns the value; else the operation that makes it and the module before."""
-    if value is None:
-        return ""
-    paths = [p for p, v in modules.items() if v == value and p]
-    if paths:
-        return min(paths, key=lambda p: (p.count("."), len(p)))
-    call = record.calls[record.producer[value]] if value in record.producer else None
-    if call is None:
-        return "images"
-    before = [p for p, v in modules.items() if v in call.sources and p]
-    return f"{call.name}({min(before, key=len)})" if before else call.name
-
-
-def _layers(modules: dict[str, int], features: str, record: Recorder) -> list[Layer]:
-    """The modules that return maps, in order; at each map size the outermost ones only."""
-    found: list[Layer] = []
-    for path, value in sorted(modules.items(), key=lambda item: item[1]):
-        shape = tuple(record.tensors[value].shape[1:])
-        if path and value in record.producer and len(shape) > 1 and math.prod(shape[1:]) > 1:
-            found.append(Layer(path, shape, record.calls[record.producer[value]].name))
-    depth = {s: min(_depth(e) for e in found if e.shape[1:] == s) for s in {e.shape[1:] for e in found}}
-    return milestones([e for e in found if e.name == features or _depth(e) == depth[e.shape[1:]]], features)
-
-
-def _depth(layer: Layer) -> int:
-    return layer.name.count(".")
-
-
-def _module_value(study: _Study, layer: str) -> int:
-    if layer not in study.modules:
-        nearest = suggest(layer, filter(None, study.modules))
-        raise InputError(f"no layer is called {layer!r}: no module of that path returns a tensor. {nearest}")
-    return study.modules[layer]
+            return make_study(found, record, events)
 
 
 def unwrap(model: nn.Module) -> nn.Module:

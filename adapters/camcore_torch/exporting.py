@@ -106,9 +106,22 @@ def to_onnx(
         tensor = _batch_of_two(_like(model, _example(example)))
         plain = isinstance(model(tensor), Tensor)
         wrapped = model if plain else _ScoresOnly(model)
-        make = _dynamo if exporter == "dynamo" else _torchscript
+        return _made(wrapped, tensor, exporter, opset, free_size)
+
+
+def _made(model: nn.Module, images: Tensor, exporter: Exporter, opset: int, free_size: bool) -> bytes:
+    make = _dynamo if exporter == "dynamo" else _torchscript
+    try:
         with _silence():
-            return make(wrapped, tensor, opset, free_size)
+            return make(model, images, opset, free_size)
+    except MissingPackage:
+        raise
+    except Exception as error:  # the exporters raise what they like
+        other = next(e for e in EXPORTERS if e != exporter)
+        reason = " ".join(str(error).split())[:400] or type(error).__name__
+        raise InputError(
+            f"the exporter {exporter!r} cannot export this network; try {other!r}. It says: {reason}"
+        ) from error
 
 
 class _ScoresOnly(nn.Module):

@@ -8,20 +8,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import camcore_onnx
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx_graphs import classifier, onnx_bytes, python
-
-import camcore_onnx
-from camcore.errors import MissingPackage
 from camcore_onnx import OnnxBackend
 from camcore_onnx._adapter import adapter, need
+from onnx_graphs import classifier, onnx_bytes, python
+
+from camcore.errors import MissingPackage
+
 
 class TestAccepts:
     @pytest.mark.parametrize(
         "model",
-        ["model.onnx", Path("model.onnx"), b"bytes", bytearray(b"bytes"), onnx.ModelProto(), ir.from_proto(classifier())],
+        [
+            "model.onnx",
+            Path("model.onnx"),
+            b"bytes",
+            bytearray(b"bytes"),
+            onnx.ModelProto(),
+            ir.from_proto(classifier()),
+        ],
     )
     def test_models(self, model):
         assert adapter.accepts(model)

@@ -7,13 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
+from camcore_onnx import constants as module
+from camcore_onnx.constants import Constants
+from camcore_onnx.load import load
 from onnx import TensorProto, helper
 from onnx_graphs import FORMS, Graph, onnx_bytes
 
 from camcore.errors import InputError
-from camcore_onnx import constants as module
-from camcore_onnx.constants import Constants
-from camcore_onnx.load import load
 
 ARRAY = np.arange(12, dtype=np.float32).reshape(3, 4) / 4 - 1
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from camcore_onnx import OnnxBackend
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx_graphs import FORMS, Graph, classifier, finish, forms_at, images, pixels_for, run_plainly
@@ -16,9 +17,8 @@ import camcore
 from camcore.errors import HeadNotFound, InputError
 from camcore.evidence import Tap
 from camcore.scores import softmax
-from camcore_onnx import OnnxBackend
 
-NEWEST = 26  # of the official opsets that the oldest supported ONNX Runtime reads
+NEWEST = 26  # the newest that ONNX Runtime 1.31 calls official
 FLAT_HEADS = ("gemm", "matmul", "matmul_add", "left_matmul", "two", "none")
 MAP_HEADS = ("conv", "conv_grouped")
 SPACES = {1: (9,), 2: (6, 5), 3: (4, 3, 5)}
@@ -126,7 +126,13 @@ def build(r: dict[str, Any]) -> Any:
         value = _flat_head(g, r, value, channels)
     for word in r["ending"]:
         value = _ending(g, value, word)
-    value = g.add(r["squash"], value, axis=1) if "oftmax" in r["squash"] else g.add(r["squash"], value) if r["squash"] else value
+    value = (
+        g.add(r["squash"], value, axis=1)
+        if "oftmax" in r["squash"]
+        else g.add(r["squash"], value)
+        if r["squash"]
+        else value
+    )
     for word in r["tail"]:
         value = _ending(g, value, word)
     g.out(value, [r["batch"], classes_of(r)])
@@ -274,7 +280,9 @@ def mapped(opset: int = 17, size: tuple[int | str, ...] = (8, 8), **options: Any
 
 
 def gemm(g: Graph, value: str, inside: int = CHANNELS) -> Any:
-    scores = g.add("Gemm", value, g.const(g.normal(inside, CLASSES)), g.const(g.normal(CLASSES)), name="fc", to="scores")
+    scores = g.add(
+        "Gemm", value, g.const(g.normal(inside, CLASSES)), g.const(g.normal(CLASSES)), name="fc", to="scores"
+    )
     g.out(scores, ["N", CLASSES])
     return g.model()
 
@@ -370,6 +378,13 @@ class TestHowAHeadIsWritten:
         np.testing.assert_array_equal(out.scores, run_plainly(classifier(), images(2, 3, 8, 8))[0])
         assert out.scores_are == "logit"
 
+    @pytest.mark.parametrize("size", [("H", "W"), (8, 8)])
+    def test_average_pool_over_a_map_of_free_size(self, size):
+        """What the layer behind it reads tells that only one window is left."""
+        g, value = mapped(size=size)
+        value = g.add("AveragePool", value, kernel_shape=[8, 8])
+        assert_complete(gemm(g, g.add("Flatten", value)), images(2, 3, 8, 8))
+
     def test_an_average_over_part_of_the_map_ahead_of_the_pooling_is_part_of_the_network(self):
         g, value = mapped()
         value = g.add("AveragePool", value, kernel_shape=[2, 2], strides=[2, 2], to="smaller")
@@ -387,7 +402,9 @@ class TestHowAHeadIsWritten:
     def test_double_precision(self):
         g = Graph(dtype="float64")  # for which ONNX Runtime has no convolution on the CPU
         value = g.add("Tanh", g.image(["N", CHANNELS, 8, 8]), to="features")
-        g.out(g.add("MatMul", g.reduce("ReduceMean", value, [2, 3]), g.const(g.normal(CHANNELS, CLASSES))), ["N", CLASSES])
+        g.out(
+            g.add("MatMul", g.reduce("ReduceMean", value, [2, 3]), g.const(g.normal(CHANNELS, CLASSES))), ["N", CLASSES]
+        )
         out = assert_complete(g.model(), images(2, CHANNELS, 8, 8), limit=1e-6)
         assert out.maps.dtype == out.scores.dtype == np.float32
 
@@ -606,7 +623,9 @@ class TestRefusal:
 def test_a_model_that_returns_a_map_has_no_scores():
     g, features = mapped()
     g.out(features, ["N", CHANNELS, 8, 8])
-    with pytest.raises(InputError, match=r"no output with class scores \(N, K\); it gives 'features' float \[N, 6, 8, 8\]"):
+    with pytest.raises(
+        InputError, match=r"no output with class scores \(N, K\); it gives 'features' float \[N, 6, 8, 8\]"
+    ):
         _ = OnnxBackend(g.model(), device="cpu").found
 
 

@@ -12,12 +12,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from camcore_onnx import OnnxBackend, expose_features
+from camcore_onnx.layers import find_layer, module_path, module_paths
 from onnx_graphs import Graph, images, onnx_bytes, run_plainly
 from torch import Tensor, nn
 
 from camcore.errors import InputError
-from camcore_onnx import OnnxBackend, expose_features
-from camcore_onnx.layers import find_layer, module_path, module_paths
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 
@@ -170,11 +170,12 @@ class Residual(nn.Module):
         return self.fc(self.pool(self.drop(self.layer1(self.stem(x)))).flatten(1))
 
 
-# Left out: the convolutions that the exporters merge with the normalisation behind them, and the dropout, which is gone.
-PATHS = (
-    "stem stem.2 layer1 layer1.0 layer1.0.relu layer1.0.conv_1 layer1.1 layer1.1.0 layer1.1.1 layer1.2 "
-    "layer1.2.relu layer1.2.conv_1 pool fc"
-).split()
+# Left out: the convolutions that exporters merge with the normalisation behind them, and the dropout, which is gone.
+PATHS = [
+    *("stem", "stem.2", "layer1", "pool", "fc"),
+    *("layer1.0", "layer1.0.relu", "layer1.0.conv_1", "layer1.1", "layer1.1.0", "layer1.1.1"),
+    *("layer1.2", "layer1.2.relu", "layer1.2.conv_1"),
+]
 
 
 def export(net: nn.Module, dynamo: bool) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,15 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from camcore_onnx import OnnxBackend
+from camcore_onnx import load as load_module
+from camcore_onnx.load import load, serialize
 from google.protobuf.message import EncodeError
 from onnx import TensorProto, helper
 from onnx_graphs import Graph, classifier, images, onnx_bytes, run_plainly
 
 import camcore
 from camcore.errors import CamError, InputError
-from camcore_onnx import OnnxBackend
-from camcore_onnx import load as load_module
-from camcore_onnx.load import load, serialize
 
 
 def with_external_weights(folder: Path, location: str = "weights.bin") -> Path:
@@ -92,7 +94,7 @@ class TestWhatIsNoModel:
         assert str(path) in str(caught.value)
 
     def test_bytes_have_no_path(self):
-        with pytest.raises(InputError, match="^the bytes given: not an ONNX model, or cut off: it is a text file"):
+        with pytest.raises(InputError, match=r"^the bytes given: not an ONNX model, or cut off: it is a text file"):
             load(b"hello")
 
     def test_missing_file(self, tmp_path):
@@ -155,17 +157,15 @@ class TestDamage:
     """Only InputError on the way in, and only the library's own errors behind it."""
 
     def explain(self, data: bytes) -> bool:
+        """Whether it can be loaded; any exception but the library's own passes through and fails the test."""
         try:
             load(data)
-        except InputError as error:
-            assert str(error)
+        except InputError:
             return False
-        try:
+        with suppress(CamError):
             explained = camcore.explainer(data, device="cpu", threads=1)
             _ = explained.backend.layers()
             explained(images(1, 3, 6, 6))
-        except CamError as error:
-            assert str(error)
         return True
 
     def test_cut_off(self):
@@ -209,6 +209,20 @@ class TestDamage:
                 held.CopyFrom(wrong)
                 self.explain(onnx_bytes(model))
 
+    @pytest.mark.parametrize("field", ["name", "op_type", "domain"])
+    def test_names_that_are_no_text(self, field):
+        model = classifier()
+        setattr(model.graph.node[1], field, "QQQQ")
+        data = onnx_bytes(model).replace(b"QQQQ", b"QQ\xff\xfe")
+        with pytest.raises(InputError, match=r"the graph is damaged: the name .* is not UTF-8"):
+            load(data)
+
+    def test_a_tensor_that_nothing_makes(self):
+        model = classifier()
+        model.graph.node[1].input[0] = "nowhere"
+        with pytest.raises(InputError, match="the graph is damaged: Relu reads 'nowhere', which nothing makes"):
+            load(model)
+
     def test_weights_of_the_wrong_shape(self):
         for index in range(4):
             for dims in ([], [1], [2, 2], [0], [-1], [10**9]):
@@ -222,7 +236,7 @@ class TestDamage:
         g.add("Add", image, "back", to="forth")
         g.add("Identity", "forth", to="back")
         g.out("back", ["N", 3])
-        with pytest.raises(InputError, match="the graph is damaged: .*cycle"):
+        with pytest.raises(InputError, match=r"the graph is damaged: .*cycle"):
             load(g.model())
 
     def test_a_weight_that_bites_its_tail(self):
@@ -231,7 +245,7 @@ class TestDamage:
         g.add("Add", "back", g.const(g.normal(3, 4)), to="forth")
         g.add("Identity", "forth", to="back")
         g.out(g.add("MatMul", g.add("Flatten", g.add("GlobalAveragePool", image)), "back"), ["N", 4])
-        with pytest.raises(InputError, match="the graph is damaged: .*cycle"):
+        with pytest.raises(InputError, match=r"the graph is damaged: .*cycle"):
             load(g.model())
 
     def test_nodes_in_any_order(self):
@@ -257,7 +271,9 @@ class TestOperators:
     def test_custom_operator(self):
         g = Graph()
         g.out(g.add("Mystery", g.image(["N", 3, 8, 8]), domain="evil.corp"), ["N", 3])
-        text = "uses the custom operator evil.corp::Mystery; custom operators are refused. Export the model with standard"
+        text = (
+            "uses the custom operator evil.corp::Mystery; custom operators are refused. Export the model with standard"
+        )
         with pytest.raises(InputError, match=re.escape(text)):
             load(g.model(domains=["evil.corp"]))
 
@@ -292,12 +308,12 @@ class TestOperators:
 
     def test_functions_that_multiply(self):
         """Ten levels of ten calls each: some kilobytes that would unfold to ten thousand million nodes."""
-        functions = [helper.make_function("own", "F0", ["x"], ["y"], [helper.make_node("Relu", ["x"], ["y"])], opsets())]
+        functions = [
+            helper.make_function("own", "F0", ["x"], ["y"], [helper.make_node("Relu", ["x"], ["y"])], opsets())
+        ]
         for level in range(1, 11):
             names = ["x", *[f"t{i}" for i in range(9)], "y"]
-            calls = [
-                helper.make_node(f"F{level - 1}", [a], [b], domain="own") for a, b in zip(names, names[1:], strict=False)
-            ]
+            calls = [helper.make_node(f"F{level - 1}", [a], [b], domain="own") for a, b in pairwise(names)]
             functions.append(helper.make_function("own", f"F{level}", ["x"], ["y"], calls, opsets()))
         g = Graph()
         g.out(g.add("F10", g.image(["N", 3, 8, 8]), domain="own"), ["N", 3])
@@ -311,7 +327,7 @@ class TestOperators:
 
     def test_more_than_protobuf_can_hold(self):
         class Proto:
-            def SerializeToString(self) -> bytes:  # noqa: N802
+            def SerializeToString(self) -> bytes:
                 raise EncodeError("Failed to serialize proto")
 
         loaded = load(classifier())
@@ -359,7 +375,9 @@ class TestExternalData:
 
     def test_from_bytes(self, tmp_path):
         data = with_external_weights(tmp_path).read_bytes()
-        with pytest.raises(InputError, match=r"its weights lie in 'weights.bin'; give the path of the .onnx file instead"):
+        with pytest.raises(
+            InputError, match=r"its weights lie in 'weights.bin'; give the path of the .onnx file instead"
+        ):
             load(data)
 
     def test_missing(self, tmp_path):
@@ -373,7 +391,7 @@ class TestExternalData:
         path = with_external_weights(tmp_path)
         data = (tmp_path / "weights.bin").read_bytes()
         (tmp_path / "weights.bin").write_bytes(data[: kept if isinstance(kept, int) else int(len(data) * kept)])
-        with pytest.raises(InputError, match="weights.bin"):
+        with pytest.raises(InputError, match=r"weights\.bin"):
             camcore.explainer(path, device="cpu")(images(1, 3, 8, 8))
 
     @pytest.mark.parametrize(

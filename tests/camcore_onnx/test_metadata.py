@@ -6,14 +6,14 @@ import json
 import re
 
 import pytest
+from camcore_onnx import OnnxBackend, metadata
+from camcore_onnx.metadata import Card, read_card, write_card
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx_graphs import classifier, images
 
 import camcore
 from camcore.preprocess import PRESETS, preprocess
-from camcore_onnx import OnnxBackend, metadata
-from camcore_onnx.metadata import Card, read_card, write_card
 
 NAMES = tuple(f"name {i}" for i in range(5))
 RULE = preprocess("imagenet", size=(8, 8)).to_json()
@@ -87,7 +87,9 @@ class TestForeignNames:
         assert read_card({"names": "['cat', 'dog', 'horse']"})[0].labels is None
         assert read_card({"names": "['cat', 'dog']"})[0].labels == ("cat", "dog")
 
-    @pytest.mark.parametrize("text", ["{1e999: 'a'}", "{-1: 'a'}", "{10**9: 'a'}", "{999999999999: 'a'}", "{(1,): 'a'}"])
+    @pytest.mark.parametrize(
+        "text", ["{1e999: 'a'}", "{-1: 'a'}", "{10**9: 'a'}", "{999999999999: 'a'}", "{(1,): 'a'}"]
+    )
     def test_keys_that_are_no_indices(self, text):
         card, complaints = read_card({"names": text})
         assert card.labels is None

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import onnxruntime as real
 import pytest
+from camcore_onnx import runtime
+from camcore_onnx.runtime import OPTIMIZATION, device_of, make_session, providers_for
 from onnx_graphs import classifier, images, onnx_bytes, python
 
 from camcore.errors import DeviceError, InputError
-from camcore_onnx import runtime
-from camcore_onnx.runtime import OPTIMIZATION, device_of, make_session, providers_for
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 MODEL = onnx_bytes(classifier())
@@ -154,7 +154,12 @@ class TestOptions:
 
     @pytest.mark.parametrize(
         ("word", "level"),
-        [("disabled", "DISABLE_ALL"), ("basic", "ENABLE_BASIC"), ("extended", "ENABLE_EXTENDED"), ("all", "ENABLE_ALL")],
+        [
+            ("disabled", "DISABLE_ALL"),
+            ("basic", "ENABLE_BASIC"),
+            ("extended", "ENABLE_EXTENDED"),
+            ("all", "ENABLE_ALL"),
+        ],
     )
     def test_optimization_is_set(self, word, level):
         options = make_session(MODEL, device="cpu", optimization=word).get_session_options()
@@ -167,7 +172,9 @@ class TestOptions:
             np.testing.assert_allclose(scores, found[0], rtol=1e-5, atol=1e-6)
 
     def test_unknown_optimization(self):
-        with pytest.raises(InputError, match="optimization is 'fast'; expected one of disabled, basic, extended, layout, all"):
+        with pytest.raises(
+            InputError, match="optimization is 'fast'; expected one of disabled, basic, extended, layout, all"
+        ):
             make_session(MODEL, device="cpu", optimization="fast")
 
     def test_a_model_from_a_path(self, tmp_path):

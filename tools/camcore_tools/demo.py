@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from camcore.errors import InputError, MissingPackage
 from camcore.results import ResultFolder
@@ -33,9 +33,16 @@ if TYPE_CHECKING:
 SUMMARY = "train a small network here and now, watch its CAMs, export, explain in ONNX Runtime, make a page of it"
 
 
-FULL = {"training": 280, "validation": 40, "gallery": 4}  # pictures of each kind
-QUICK = {"training": 60, "validation": 8, "gallery": 2}
-FULL_EPOCHS, QUICK_EPOCHS = 18, 12
+class Scale(NamedTuple):
+    """How large the demo is."""
+
+    pictures: Mapping[str, int]  # of each kind, for each use
+    epochs: int
+    batch: int
+
+
+FULL = Scale({"training": 280, "validation": 40, "gallery": 4}, epochs=16, batch=32)
+QUICK = Scale({"training": 80, "validation": 8, "gallery": 2}, epochs=12, batch=16)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of pictures, weights and training (%(default)s)"
     )
-    parser.add_argument("--epochs", type=int, metavar="N", help=f"passes over the pictures ({FULL_EPOCHS})")
+    parser.add_argument("--epochs", type=int, metavar="N", help=f"passes over the pictures ({FULL.epochs})")
     parser.add_argument("--threads", type=int, metavar="N", help="of PyTorch and of ONNX Runtime")
     parser.add_argument(
         "--quick", action="store_true", help="fewer pictures and epochs: some seconds, a poorer network"
@@ -105,27 +112,28 @@ def _demonstrate(args: argparse.Namespace, folder: Path, results: ResultFolder) 
 
     start = time.monotonic()
     note("[1/5] drawing pictures of five kinds of merchandise")
-    data = draw_data(**(QUICK if args.quick else FULL), seed=args.seed)
-    epochs = args.epochs or (QUICK_EPOCHS if args.quick else FULL_EPOCHS)
+    scale = QUICK if args.quick else FULL
+    scale = scale._replace(epochs=args.epochs or scale.epochs)
+    data = draw_data(**scale.pictures, seed=args.seed)
     with _threads(args.threads):
-        network, history = _trained(data, epochs, args.seed)
+        network, history = _trained(data, scale, args.seed)
         report = _exported(network, folder / "model.onnx")
         note(f"[4/5] explaining {len(data.validation.labels)} validation pictures in ONNX Runtime and in PyTorch")
         findings = measure(network, report.path, data, threads=args.threads)
     note(f"[5/5] writing {folder / 'index.html'}")
-    record = Record(folder, args.seed, epochs, len(data.training.labels), history, report, findings)
+    record = Record(folder, args.seed, scale.epochs, len(data.training.labels), history, report, findings)
     write_everything(record, data, results)
     note(f"      all done in {time.monotonic() - start:.0f} s\n")
     return record
 
 
-def _trained(data: Data, epochs: int, seed: int) -> tuple[nn.Module, History]:
+def _trained(data: Data, scale: Scale, seed: int) -> tuple[nn.Module, History]:
     from camcore_tools.demo_network import make_network
     from camcore_tools.demo_watch import watch_training
 
-    note(f"[2/5] training a small residual network: {len(data.training.labels)} pictures, {epochs} epochs")
+    note(f"[2/5] training a small residual network: {len(data.training.labels)} pictures, {scale.epochs} epochs")
     network = make_network(len(KINDS), seed=seed)
-    history = watch_training(network, data, epochs=epochs, seed=seed)
+    history = watch_training(network, data, epochs=scale.epochs, batch=scale.batch, seed=seed)
     note(f"      {history.seconds:.0f} s; {history.accuracies[-1][1]:.1%} of the validation pictures right")
     return network, history
 

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["BATCH", "ResidualNetwork", "make_network", "train"]
+__all__ = ["ResidualNetwork", "make_network", "train"]
 
-BATCH = 32
-_PEAK_RATE = 6e-3
+_PEAK_RATE = 6e-3 / 32  # for each picture of a batch
 _WEIGHT_DECAY = 0.02
 _SMOOTHING = 0.05
 
@@ -79,7 +78,14 @@ def make_network(classes: int, *, seed: int) -> ResidualNetwork:
 
 
 def train(
-    network: nn.Module, images: Tensor, labels: Tensor, *, epochs: int, seed: int, after_step: AfterStep | None = None
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epochs: int,
+    batch: int,
+    seed: int,
+    after_step: AfterStep | None = None,
 ) -> None:
     """Train in place, with random mirroring and a learning rate that rises and then falls to 0.
 
@@ -91,21 +97,24 @@ def train(
     labels : (N,) int64 tensor
     epochs : int
         How often each picture is seen.
+    batch : int
+        Pictures a step.
     seed : int
         Of the order of the pictures and the mirroring.
     after_step : callable, optional
         Called with the number of the step, from 1, and its loss.
     """
     generator = torch.Generator().manual_seed(seed)
-    steps = epochs * math.ceil(len(images) / BATCH)
-    optimizer = torch.optim.AdamW(network.parameters(), _PEAK_RATE, weight_decay=_WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _PEAK_RATE, total_steps=steps)
+    steps = epochs * math.ceil(len(images) / batch)
+    rate = _PEAK_RATE * batch
+    optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=_WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
     orders = (torch.randperm(len(images), generator=generator) for _ in range(epochs))
-    batches = (order[i : i + BATCH] for order in orders for i in range(0, len(order), BATCH))
+    batches = (order[i : i + batch] for order in orders for i in range(0, len(order), batch))
     network.train()
-    for step, batch in enumerate(batches, start=1):
-        scores = network(_mirrored(images[batch], generator))
-        loss = functional.cross_entropy(scores, labels[batch], label_smoothing=_SMOOTHING)
+    for step, chosen in enumerate(batches, start=1):
+        scores = network(_mirrored(images[chosen], generator))
+        loss = functional.cross_entropy(scores, labels[chosen], label_smoothing=_SMOOTHING)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -116,5 +125,5 @@ def train(
 
 def _mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
     """Each picture as it is or mirrored left to right, at random."""
-    chosen = torch.rand(len(images), generator=generator) < 0.5
-    return torch.where(chosen[:, None, None, None], images.flip(3), images)
+    turned = torch.rand(len(images), generator=generator) < 0.5
+    return torch.where(turned[:, None, None, None], images.flip(3), images)

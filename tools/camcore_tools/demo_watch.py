@@ -99,14 +99,14 @@ class Watcher:
         self.history.frames.append(Frame(step, out.heatmaps()[:, 0], right))
 
 
-def watch_training(network: nn.Module, data: Data, *, epochs: int, seed: int) -> History:
+def watch_training(network: nn.Module, data: Data, *, epochs: int, batch: int, seed: int) -> History:
     """Train the network on the data, with a bar, and give what was seen on the way."""
     import torch
 
-    from camcore_tools.demo_network import BATCH, train
+    from camcore_tools.demo_network import train
 
     gallery = np.stack([p.pixels for p in data.pictures])
-    per_epoch = math.ceil(len(data.training.labels) / BATCH)
+    per_epoch = math.ceil(len(data.training.labels) / batch)
     watcher = Watcher(
         network,
         (inputs(gallery), data.labels),
@@ -122,6 +122,6 @@ def watch_training(network: nn.Module, data: Data, *, epochs: int, seed: int) ->
             watcher(step, loss)
             bar.step(text=f"loss {loss:.2f}  accuracy {watcher.accuracy:.0%}")
 
-        train(network, images, labels, epochs=epochs, seed=seed, after_step=after_step)
+        train(network, images, labels, epochs=epochs, batch=batch, seed=seed, after_step=after_step)
     watcher.history.seconds = time.monotonic() - start
     return watcher.history

@@ -1,0 +1,277 @@
+"""The ONNX backend: batches, sizes, layers, outputs, threads and devices."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from camcore_onnx import OnnxBackend, expose_features
+from onnx import TensorProto
+from onnx.helper import make_attribute
+from onnx_graphs import Graph, classifier, finish, images, run_plainly
+
+import camcore
+from camcore.errors import HeadNotFound, InputError
+
+
+def explain(model, pixels, **options):
+    return camcore.explainer(model, device="cpu", threads=1, **options)(pixels, classes="all")
+
+
+class TestBatches:
+    @pytest.mark.parametrize("batch", ["N", 1, 4])
+    @pytest.mark.parametrize("count", [1, 4, 5])
+    def test_any_number_of_images_on_any_batch_size(self, batch, count):
+        pixels = images(count, 3, 8, 8)
+        expected = explain(classifier(), pixels)
+        found = explain(classifier(batch=batch), pixels)
+        assert found.maps.shape == (count, 5, 8, 8)
+        np.testing.assert_allclose(found.maps, expected.maps, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5, atol=1e-5)
+
+    def test_each_image_of_a_fixed_batch_is_its_own(self):
+        """Not the neighbour's: every image gives what it gives alone."""
+        pixels = images(5, 3, 8, 8)
+        together = explain(classifier(batch=4), pixels)
+        for n in range(5):
+            np.testing.assert_allclose(together.maps[n], explain(classifier(), pixels[n : n + 1]).maps[0], atol=1e-5)
+
+    def test_batches_cut_by_the_engine(self):
+        pixels = images(5, 3, 8, 8)
+        np.testing.assert_allclose(
+            explain(classifier(batch=2), pixels, batch_size=3).maps, explain(classifier(), pixels).maps, atol=1e-5
+        )
+
+
+class TestSizes:
+    @pytest.mark.parametrize("size", [(8, 8), (13, 5), (1, 9), (32, 40)])
+    def test_free_size(self, size):
+        out = explain(classifier(), images(2, 3, *size))
+        assert out.maps.shape == (2, 5, *size)
+        assert out.heatmaps().shape == (2, 5, *size)
+
+    @pytest.mark.parametrize("size", [(8,), (5, 4, 6)])
+    def test_other_numbers_of_spatial_axes(self, size):
+        assert explain(classifier(size=size), images(2, 3, *size)).maps.shape == (2, 5, *size)
+
+    def test_what_the_input_says(self):
+        fixed, free = OnnxBackend(classifier(batch=2, size=(8, 6))), OnnxBackend(classifier())
+        assert (fixed.input.name, fixed.input.shape, fixed.input.size) == ("image", (2, 3, 8, 6), (8, 6))
+        assert (free.input.shape, free.input.size, free.input.channels) == ((None, 3, None, None), None, 3)
+
+    @pytest.mark.parametrize(
+        ("shape", "text"),
+        [
+            ((1, 4, 8, 8), "images have 4 channels, the model takes 3: got (1, 4, 8, 8), expected (N, 3, 8, 8)"),
+            ((1, 3, 9, 8), "images have length 9 on axis 2, the model takes 8"),
+            ((1, 8, 8, 3), "images have 8 channels, the model takes 3"),
+            ((3, 8, 8), "images have shape (3, 8, 8); the model takes (N, 3, 8, 8). Add a batch axis: images[None]."),
+            ((0, 3, 8, 8), "images have shape (0, 3, 8, 8); expected at least one image"),
+        ],
+    )
+    def test_images_that_do_not_fit(self, shape, text):
+        with pytest.raises(InputError, match=re.escape(text)):
+            explain(classifier(size=(8, 8)), np.zeros(shape, np.float32))
+
+    def test_a_size_that_onnx_runtime_refuses(self):
+        g = Graph()
+        value = g.add("Relu", g.image(["N", 3, "H", "W"]))
+        g.add("AveragePool", value, kernel_shape=[8, 8], to="pooled", name="window")
+        value = g.add("Reshape", "pooled", g.ints(-1, 3))
+        g.out(g.add("Gemm", value, g.const(g.normal(3, 5))), ["N", 5])
+        with pytest.raises(InputError, match=r"ONNX Runtime could not run images of shape \(1, 3, 4, 4\): .*window"):
+            OnnxBackend(g.model(), device="cpu").scores(images(1, 3, 4, 4))
+
+    def test_not_a_number(self):
+        pixels = images(2, 3, 8, 8)
+        pixels[1, 0, 0, 0] = np.nan
+        with pytest.raises(InputError, match="image 1 has 1 pixels that are NaN or infinite"):
+            explain(classifier(), pixels)
+
+
+class TestTypes:
+    @pytest.mark.parametrize(("dtype", "limit"), [("float32", 1e-3), ("float16", 2e-2)])
+    def test_tolerance_is_that_of_the_arithmetic(self, dtype, limit):
+        assert OnnxBackend(classifier(dtype=dtype)).tap().tolerance == limit
+
+    @pytest.mark.parametrize("given", ["float16", "float32", "float64"])
+    @pytest.mark.parametrize("dtype", ["float16", "float32"])
+    def test_any_float_is_taken(self, dtype, given):
+        model = classifier(dtype=dtype)
+        out = explain(model, images(2, 3, 8, 8).astype(given))
+        assert out.maps.dtype == out.scores.dtype == np.float32
+        expected = run_plainly(model, images(2, 3, 8, 8).astype(given))[0]
+        np.testing.assert_allclose(out.scores, expected, rtol=2e-2, atol=2e-2)
+
+    def test_a_model_of_bytes_takes_whole_numbers_in_floats(self):
+        g = Graph()
+        image = g.image(["N", 3, 8, 8], type=TensorProto.UINT8)
+        g.add("Cast", image, to="floats")
+        g.nodes[-1].attribute.append(make_attribute("to", TensorProto.FLOAT))
+        features = g.add("Relu", g.conv(g.add("Div", "floats", g.const([255.0])), 3, 6), to="features")
+        model = finish(g, features, 6)
+        pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8)).astype(np.float32)
+        np.testing.assert_allclose(explain(model, pixels).scores, run_plainly(model, pixels)[0], rtol=1e-6)
+
+
+class TestScores:
+    def test_before_a_softmax(self):
+        pixels = images(2, 3, 8, 8)
+        backend = OnnxBackend(classifier(ending="Softmax"), device="cpu")
+        np.testing.assert_array_equal(backend.scores(pixels), run_plainly(classifier(), pixels)[0])
+
+    def test_the_features_are_not_fetched_for_scores_alone(self):
+        backend = OnnxBackend(classifier(), device="cpu")
+        backend.scores(images(1, 3, 8, 8))
+        (run,) = backend._runs.values()
+        assert [o.name for o in run.session.get_outputs()] == ["scores"]
+
+    def test_an_output_of_two(self):
+        g = Graph()
+        features = g.add("Relu", g.conv(g.image(["N", 3, 8, 8]), 3, 6), to="features")
+        pooled = g.add("Flatten", g.add("GlobalAveragePool", features))
+        g.out(g.add("Gemm", pooled, g.const(g.normal(6, 3)), to="coarse"), ["N", 3])
+        g.out(g.add("Gemm", pooled, g.const(g.normal(6, 7)), to="fine"), ["N", 7])
+        model, pixels = g.model(), images(2, 3, 8, 8)
+        coarse, fine = run_plainly(model, pixels)
+        np.testing.assert_allclose(explain(model, pixels).scores, coarse, rtol=1e-6)
+        np.testing.assert_allclose(explain(model, pixels, output="fine").scores, fine, rtol=1e-6)
+        with pytest.raises(InputError, match="model in memory: no output 'both'; it has 'coarse', 'fine'"):
+            explain(model, pixels, output="both")
+
+    def test_what_is_no_score_is_passed_over(self):
+        exposed = expose_features(classifier(size=(8, 8)), "features")
+        exposed.graph.output.insert(0, exposed.graph.output.pop())
+        assert [o.name for o in exposed.graph.output] == ["features", "scores"]
+        assert explain(exposed, images(1, 3, 8, 8)).scores.shape == (1, 5)
+
+
+def deep(seed: int = 0):
+    """Two convolutions; ``early`` is not what the head reads, ``features`` is, through an Identity."""
+    g = Graph(seed=seed)
+    early = g.add("Relu", g.conv(g.image(["N", 3, 8, 8]), 3, 4), to="early", name="/stem/Relu")
+    small = g.add("MaxPool", early, kernel_shape=[2, 2], strides=[2, 2], to="small", name="/pool/MaxPool")
+    features = g.add("Relu", g.conv(small, 4, 6), to="features", name="/trunk/Relu")
+    return finish(g, g.add("Identity", features, to="read"), 6)
+
+
+class TestLayers:
+    def test_the_layer_that_the_head_reads_gives_the_same(self):
+        pixels = images(2, 3, 8, 8)
+        found = explain(deep(), pixels)
+        assert found.layer == "read"
+        for layer in ("read", "features", "/trunk/Relu", "trunk"):
+            out = explain(deep(), pixels, layer=layer)
+            np.testing.assert_array_equal(out.maps, found.maps)
+            assert out.layer == ("read" if layer == "read" else "features")
+
+    @pytest.mark.parametrize("layer", ["early", "/stem/Relu", "stem", "small"])
+    def test_another_layer_has_no_head(self, layer):
+        with pytest.raises(HeadNotFound) as caught:
+            explain(deep(), images(1, 3, 8, 8), layer=layer, method="cam")
+        text = str(caught.value)
+        assert f"the head does not read '{layer}' but 'read'; CAM is defined only there: leave layer out" in text
+        assert "Methods that work on this model: activationmap." in text
+
+    @pytest.mark.parametrize(("layer", "size"), [("early", 8), ("stem", 8), ("small", 4), (None, 4)])
+    def test_activation_map_at_any_layer(self, layer, size):
+        pixels = images(2, 3, 8, 8)
+        out = camcore.explainer(deep(), device="cpu", method="activationmap", layer=layer)(pixels)
+        assert out.maps.shape == (2, 1, size, size)
+        exposed = expose_features(deep(), layer or "features", names=["shown"])
+        expected = run_plainly(exposed, pixels, ["shown"])[0].mean(axis=1, keepdims=True)
+        np.testing.assert_allclose(out.maps, expected, rtol=1e-5, atol=1e-6)
+
+    def test_unknown_layer(self):
+        with pytest.raises(InputError, match=r"no layer is called 'trank'.* Did you mean 'trunk'"):
+            explain(deep(), images(1, 3, 8, 8), layer="trank")
+
+    def test_the_listed_layers_can_be_asked_for(self):
+        backend = OnnxBackend(deep(), device="cpu")
+        listed = {layer.name: layer for layer in backend.layers()}
+        assert {"small", "early"} & set(listed)
+        assert "read" in listed
+        assert listed["read"].shape == (6, 4, 4)
+        for name in listed:
+            assert backend.tap(name).layer == name
+            assert backend.tap(name).shape == listed[name].shape
+
+    def test_one_session_a_layer(self):
+        backend = OnnxBackend(deep(), device="cpu")
+        wanted = frozenset({"features"})
+        for _ in range(3):
+            for layer in (None, "early"):
+                backend.observe(images(1, 3, 8, 8), needs=wanted, layer=layer)
+        assert len(backend._runs) == 2
+
+    def test_only_what_is_needed_is_filled(self):
+        backend = OnnxBackend(deep(), device="cpu")
+        seen = backend.observe(images(1, 3, 8, 8), needs=frozenset())
+        assert (seen.features, seen.head) == (None, None)
+        seen = backend.observe(images(1, 3, 8, 8), needs=frozenset({"features", "head"}))
+        assert seen.features is not None
+        assert seen.features.shape == (1, 6, 4, 4)
+        assert seen.head is not None
+
+    def test_channels_last_features_are_given_channels_first(self):
+        g = Graph()
+        value = g.add("Relu", g.conv(g.image(["N", 3, 8, 6]), 3, 5))
+        value = g.add("Tanh", g.add("Transpose", value, perm=[0, 2, 3, 1]), to="last")
+        g.out(g.add("MatMul", g.reduce("ReduceMean", value, [1, 2]), g.const(g.normal(5, 4))), ["N", 4])
+        backend = OnnxBackend(g.model(), device="cpu")
+        assert backend.tap().shape == (5, 8, 6)
+        seen = backend.observe(images(2, 3, 8, 6), needs=frozenset({"features"}))
+        expected = run_plainly(expose_features(g.model(), "last"), images(2, 3, 8, 6), ["last"])[0]
+        assert seen.features is not None
+        np.testing.assert_array_equal(seen.features, expected.transpose(0, 3, 1, 2))
+
+
+class TestThreads:
+    def test_eight_threads_on_one_explainer_give_what_one_gives(self):
+        explained = camcore.explainer(deep(), device="cpu")
+        batches = [images(2, 3, 8, 8, seed=seed) for seed in range(32)]
+        serial = [camcore.explainer(deep(), device="cpu")(b, classes="all") for b in batches[:1]]
+        with ThreadPoolExecutor(8) as pool:  # the first calls race for the session
+            found = list(pool.map(lambda b: explained(b, classes="all"), batches))
+        serial += [explained(b, classes="all") for b in batches[1:]]
+        for one, other in zip(found, serial, strict=True):
+            np.testing.assert_array_equal(one.maps, other.maps)
+            np.testing.assert_array_equal(one.scores, other.scores)
+        assert len(explained.backend._runs) == 1
+
+    def test_threads_reach_the_session(self):
+        backend = OnnxBackend(deep(), device="cpu", threads=3)
+        backend.scores(images(1, 3, 8, 8))
+        (run,) = backend._runs.values()
+        assert run.session.get_session_options().intra_op_num_threads == 3
+
+    @pytest.mark.parametrize("level", ["disabled", "basic", "extended", "layout", "all"])
+    def test_maps_are_the_same_at_every_level_of_optimisation(self, level):
+        pixels = images(2, 3, 8, 8)
+        found, plain = (explain(deep(), pixels, optimization=o).maps for o in (level, "disabled"))
+        assert np.abs(found - plain).max() <= 1e-4 * np.abs(plain).max()
+
+    @pytest.mark.parametrize(
+        ("options", "text"),
+        [
+            ({"threads": 0}, "threads is 0; expected at least 1"),
+            ({"device": "tpu"}, "device is 'tpu'; expected"),
+            ({"optimization": "x"}, "optimization is 'x'; expected one of"),
+        ],
+    )
+    def test_wrong_options(self, options, text):
+        with pytest.raises(InputError, match=text):
+            camcore.explainer(deep(), **({"device": "cpu"} | options))(images(1, 3, 8, 8))
+
+
+def test_the_device_that_is_used():
+    assert OnnxBackend(deep(), device="cpu").device == "cpu"
+
+
+def test_scores_that_are_infinite():
+    g = Graph()
+    features = g.add("Exp", g.add("Mul", g.image(["N", 3, 8, 8]), g.const([200.0])), to="features")
+    with pytest.raises(InputError, match="the model's scores are NaN or infinite for this input"):
+        explain(finish(g, features, 3), np.full((1, 3, 8, 8), 5.0, np.float32))

@@ -1,0 +1,67 @@
+"""The demo's network and its training: shapes, sharp maps, and the same weights for the same seed."""
+
+from __future__ import annotations
+
+import torch
+from camcore_tools.demo_network import make_network, train
+from torch import Tensor, nn
+
+
+def pictures(count: int = 24) -> tuple[Tensor, Tensor]:
+    """Dark ones and bright ones."""
+    labels = torch.arange(count) % 2
+    noise = torch.rand((count, 3, 32, 32), generator=torch.Generator().manual_seed(1))
+    return noise - labels[:, None, None, None].float(), labels
+
+
+def state(network: nn.Module) -> Tensor:
+    return torch.cat([value.flatten().double() for value in network.state_dict().values()])
+
+
+def trained(seed: int, **options: object) -> nn.Module:
+    network = make_network(2, seed=seed)
+    images, labels = pictures()
+    train(network, images, labels, **{"epochs": 3, "batch": 8, "seed": seed} | options)  # type: ignore[arg-type]
+    return network
+
+
+def test_scores_and_features_have_the_stated_shapes() -> None:
+    network = make_network(5, seed=0).eval()
+    images = torch.zeros(2, 3, 64, 64)
+    assert network(images).shape == (2, 5)
+    assert network.blocks(network.stem(images)).shape == (2, 64, 16, 16)
+    assert 50_000 < sum(p.numel() for p in network.parameters()) < 300_000
+
+
+def test_scores_are_linear_in_the_pooled_features() -> None:
+    network = make_network(5, seed=0).eval()
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    pooled = network.blocks(network.stem(images)).mean((2, 3))
+    torch.testing.assert_close(network(images), pooled @ network.head.weight.T + network.head.bias)
+
+
+def test_weights_depend_on_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    first, before = state(make_network(5, seed=3)), torch.get_rng_state()
+    torch.manual_seed(2)
+    assert torch.equal(state(make_network(5, seed=3)), first)
+    assert not torch.equal(state(make_network(5, seed=4)), first)
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), before), "PyTorch's own random state was moved"
+
+
+def test_training_is_the_same_for_the_same_seed() -> None:
+    first = state(trained(0))
+    torch.rand(7)
+    assert torch.equal(state(trained(0)), first)
+    assert not torch.equal(state(trained(1)), first)
+
+
+def test_training_learns_and_counts_its_steps() -> None:
+    seen: list[tuple[int, float]] = []
+    network = trained(0, epochs=12, batch=10, after_step=lambda *step: seen.append(step))
+    images, labels = pictures()
+    assert [number for number, _ in seen] == list(range(1, 12 * 3 + 1))
+    assert seen[-1][1] < 0.5 * seen[0][1]
+    assert network.training
+    assert (network.eval()(images).argmax(1) == labels).float().mean() > 0.9
