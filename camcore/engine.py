@@ -149,7 +149,7 @@ class Explainer:
             check_scores(seen.scores)
             if not (self._checked and self.backend.fixed):
                 check_evidence(seen, plan.tap)
-                self._checked = True
+                self._checked = bool(seen.features is not None and seen.features.any())  # zeros would prove nothing
         given = {need: getattr(seen, need) for need in needs}
         with np.errstate(over="ignore", invalid="ignore"):  # float16 features may hold inf: the check above has spoken
             maps = plan.method.formula(classes=seen.classes, **given)
@@ -177,9 +177,10 @@ def check_evidence(seen: Evidence, tap: Tap) -> None:
     slack = tap.slack[seen.classes] if np.ndim(tap.slack) else tap.slack
     with np.errstate(over="ignore", invalid="ignore"):  # infinite features do not reproduce finite scores
         rebuilt = _rows(head, global_mean(features), seen.classes)
-        worst = float(np.max(np.abs(rebuilt - expected) - slack, initial=0.0))
-    scale = float(np.abs(seen.scores).max(initial=0.0))
-    if not worst <= tap.tolerance * max(scale, 1e-30):
+        difference = np.abs(rebuilt - expected) - slack
+    scales = np.abs(seen.scores).max(axis=1, keepdims=True)  # each image by its own, so that its batch does not matter
+    if not (difference <= tap.tolerance * np.maximum(scales, 1e-30)).all():
+        worst, scale = float(np.max(difference)), float(scales.max())
         raise HeadNotFound(
             f"the head found ({tap.how}) at {tap.layer} does not reproduce the scores: they differ by up to "
             f"{worst:.3g}, with scores up to {scale:.3g}. So the map would not explain this score. Give layer= and "

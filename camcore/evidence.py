@@ -166,7 +166,7 @@ def accept_images(images: Any, spec: InputSpec) -> Floats:
     InputError
         For whole-number pixels, a missing batch axis, a wrong channel count or size, NaN or infinite pixels.
     """
-    array = np.asarray(images.detach().cpu() if hasattr(images, "detach") else images)
+    array = np.asarray(_on_host(images) if hasattr(images, "detach") else images)
     expected = (
         "(" + ", ".join("N" if i == 0 else "any" if n is None else str(n) for i, n in enumerate(spec.shape)) + ")"
     )
@@ -186,6 +186,12 @@ def accept_images(images: Any, spec: InputSpec) -> Floats:
             raise InputError(f"images have {given}, the model takes {want}: got {array.shape}, expected {expected}")
     _check_finite(array)
     return array
+
+
+def _on_host(tensor: Any) -> Any:
+    """A tensor as something that NumPy reads; it has no bfloat16."""
+    tensor = tensor.detach().cpu()
+    return tensor.float() if str(tensor.dtype).endswith("bfloat16") else tensor
 
 
 def _check_finite(array: Floats) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,23 @@ from onnx import helper, numpy_helper
 
 FORMS = ("initializer", "input", "constant", "filled", "transposed", "reshaped", "dequantized")
 _MADE_SINCE = {"filled": 9, "dequantized": 10}
+
+
+@cache
+def newest_opset() -> int:
+    """The newest opset that both onnx and ONNX Runtime know."""
+    from camcore.errors import InputError
+
+    opset = onnx.defs.onnx_opset_version()
+    while True:
+        g = Graph(opset)
+        g.out(g.add("Relu", g.image(["N", 1, 1])), ["N", 1, 1])
+        try:
+            run_plainly(g.model(), images(1, 1, 1))
+        except InputError:
+            opset -= 1
+        else:
+            return opset
 
 
 def forms_at(opset: int, dtype: str = "float32") -> tuple[str, ...]:

@@ -11,14 +11,14 @@ import pytest
 from camcore_onnx import OnnxBackend
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from onnx_graphs import FORMS, Graph, classifier, finish, forms_at, images, pixels_for, run_plainly
+from onnx_graphs import FORMS, Graph, classifier, finish, forms_at, images, newest_opset, pixels_for, run_plainly
 
 import camcore
 from camcore.errors import HeadNotFound, InputError
 from camcore.evidence import Tap
 from camcore.scores import softmax
 
-NEWEST = 26  # the newest that ONNX Runtime 1.31 calls official
+NEWEST = newest_opset()
 FLAT_HEADS = ("gemm", "matmul", "matmul_add", "left_matmul", "two", "none")
 MAP_HEADS = ("conv", "conv_grouped")
 SPACES = {1: (9,), 2: (6, 5), 3: (4, 3, 5)}
@@ -289,6 +289,11 @@ def gemm(g: Graph, value: str, inside: int = CHANNELS) -> Any:
 
 def pooled(g: Graph, features: str) -> str:
     return g.add("Flatten", g.add("GlobalAveragePool", features))
+
+
+def test_the_newest_opset_is_a_recent_one():
+    """Else the tests above would silently look at old ones only."""
+    assert onnx.defs.onnx_opset_version() - 3 <= NEWEST <= onnx.defs.onnx_opset_version()
 
 
 class TestHowAHeadIsWritten:

@@ -142,6 +142,8 @@ def test_images_may_be_tensors() -> None:
     model = Small(TAILS["mean of two axes"])
     explainer = camcore.explainer(model)
     np.testing.assert_array_equal(explainer(torch.from_numpy(images())).maps, explainer(images()).maps)
+    half = torch.from_numpy(images()).bfloat16()
+    np.testing.assert_array_equal(explainer(half).maps, explainer(half.float()).maps)
 
 
 def test_wrong_images_are_answered() -> None:
