@@ -117,6 +117,8 @@ def _gemm(step: _Step) -> ir.Value:
     if step.attribute("transA", 0):
         raise HeadNotFound(f"{step.name} transposes its data")
     weight = step.need_constant(1)
+    if weight.ndim != 2:
+        raise HeadNotFound(f"{step.name} multiplies with a tensor of {weight.ndim} axes")
     weight = weight if step.attribute("transB", 0) else weight.T
     bias = step.constant(2)
     alpha, beta = step.attribute("alpha", 1.0), step.attribute("beta", 1.0)

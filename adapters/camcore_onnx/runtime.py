@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import sys
 import threading
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from camcore.errors import DeviceError, InputError, MissingPackage
+from camcore.errors import DeviceError, InputError
+from camcore_onnx.packages import onnxruntime
 
 __all__ = ["OPTIMIZATION", "device_of", "make_session", "onnxruntime", "providers_for"]
 
@@ -26,24 +25,6 @@ _LEVELS = {
     "all": "ORT_ENABLE_ALL",
 }
 _creating = threading.Lock()  # creating sessions is not thread-safe in ONNX Runtime; running them is
-
-
-def onnxruntime() -> Any:
-    """The module, imported with its telemetry switched off.
-
-    Raises
-    ------
-    MissingPackage
-        With the text of the original error and the commands that help.
-    """
-    if "onnxruntime" not in sys.modules:
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    try:
-        return import_module("onnxruntime")
-    except ImportError as error:
-        from camcore_onnx._adapter import missing
-
-        raise MissingPackage(missing("onnxruntime", error)) from error
 
 
 def providers_for(device: str) -> list[Any]:

@@ -13,7 +13,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 from camcore_onnx import OnnxBackend
-from camcore_onnx._adapter import adapter, need
+from camcore_onnx._adapter import adapter
+from camcore_onnx.packages import need
 from onnx_graphs import classifier, onnx_bytes, python
 
 from camcore.errors import MissingPackage
@@ -81,7 +82,7 @@ class TestMissingPackages:
             return real(name, *rest)
 
         monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
-        monkeypatch.setattr("camcore_onnx.runtime.import_module", lambda name: fail(name))
+        monkeypatch.setattr("camcore_onnx.packages.import_module", lambda name: fail(name))
         with pytest.raises(MissingPackage, match=r"onnxruntime cannot be imported \(libcudart.so.13: cannot open"):
             need("onnxruntime")
 

@@ -556,6 +556,14 @@ class TestRefusal:
 
         assert "Gemm 'attend' has no constant weights: both its operands depend on the image" in refused(head)
 
+    @pytest.mark.parametrize("op", ["Gemm", "MatMul"])
+    def test_weights_that_are_no_matrix(self, op):
+        def head(g: Graph, v: str) -> Any:
+            g.out(g.add(op, pooled(g, v), g.const(g.normal(CHANNELS)), name="odd"), None)
+            return g.model()
+
+        assert f"{op} 'odd' multiplies with a tensor of 1 axes" in refused(head)
+
     def test_large_kernel_behind_the_pooling(self):
         def head(g: Graph, v: str) -> Any:
             value = g.conv(g.add("GlobalAveragePool", v), CHANNELS, CLASSES, kernel=3)

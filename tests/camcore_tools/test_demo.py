@@ -6,7 +6,6 @@ import argparse
 import io
 import json
 import sys
-from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -32,13 +31,13 @@ def arguments(*words: str) -> argparse.Namespace:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+def done(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """One quick run with ``--json``."""
     folder = tmp_path_factory.mktemp("demo") / "a folder"
     out = io.StringIO()
     with redirect_stdout(out):
         status = demo.run(arguments("--quick", "--json", "-o", str(folder)))
-    yield SimpleNamespace(folder=folder, status=status, text=out.getvalue(), document=json.loads(out.getvalue()))
+    return SimpleNamespace(folder=folder, status=status, text=out.getvalue(), document=json.loads(out.getvalue()))
 
 
 class Links(HTMLParser):
@@ -133,9 +132,8 @@ def test_the_film_shows_as_much_of_the_curves_as_there_is() -> None:
     for step in (0, 5, 10):
         history.frames.append(demo_watch.Frame(step, np.zeros((2, 8, 8), np.float32), np.array([True, False])))
     frames = demo_film.draw_film(history, [np.full((9, 9, 3), 90, np.uint8)] * 2, ["one", "two"])
-    loss, accuracy = (
-        [int((frame == colour).all(axis=2).sum()) for frame in frames] for colour in ((251, 146, 60), (56, 189, 248))
-    )
+    loss = [int((frame == (251, 146, 60)).all(axis=2).sum()) for frame in frames]
+    accuracy = [int((frame == (56, 189, 248)).all(axis=2).sum()) for frame in frames]
     assert loss[0] < loss[1] < loss[2]
     assert accuracy[0] == accuracy[1] < accuracy[2]
 

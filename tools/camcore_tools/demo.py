@@ -86,7 +86,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _need_packages() -> None:
-    from camcore_onnx._adapter import need
+    from camcore_onnx.packages import need
 
     for package in ("torch", "onnx", "onnx_ir", "onnxruntime", "onnxscript"):
         try:

@@ -116,7 +116,7 @@ def train(
         scores = network(_mirrored(images[chosen], generator))
         loss = functional.cross_entropy(scores, labels[chosen], label_smoothing=_SMOOTHING)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         schedule.step()
         if after_step is not None:

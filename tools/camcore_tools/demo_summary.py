@@ -131,8 +131,8 @@ class Record:
             film=("training.gif", "training.png"),
             steps=(
                 f"{self.training} pictures of five kinds of merchandise were drawn. A residual network of "
-                f"{self.history.parameters:,} parameters learned in {self.history.seconds:.0f} seconds to tell them apart, "
-                "was exported to ONNX, and is explained here without PyTorch."
+                f"{self.history.parameters:,} parameters learned in {self.history.seconds:.0f} seconds to tell them "
+                "apart, was exported to ONNX, and is explained here without PyTorch."
             ),
             gallery=gallery,
             mistakes=mistakes,

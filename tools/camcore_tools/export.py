@@ -46,9 +46,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, print what was found and verified; 1 if a check failed."""
-    from camcore_onnx._adapter import need
+    from camcore_onnx.packages import need
 
-    need("onnx", "onnx_ir", "onnxruntime")
+    need()
     source = open_model(args, positional="source")
     if not args.json:
         note(f"reading {args.torch or args.source}")
