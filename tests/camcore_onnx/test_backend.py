@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -240,6 +241,21 @@ class TestThreads:
             np.testing.assert_array_equal(one.maps, other.maps)
             np.testing.assert_array_equal(one.scores, other.scores)
         assert len(explained.backend._runs) == 1
+
+    def test_threads_that_race_for_a_session_make_one(self, monkeypatch):
+        made = []
+        real = OnnxBackend._make_run
+
+        def slowly(self, layer, features):
+            made.append(layer)
+            time.sleep(0.05)
+            return real(self, layer, features)
+
+        monkeypatch.setattr(OnnxBackend, "_make_run", slowly)
+        backend = OnnxBackend(deep(), device="cpu")
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(backend.scores, [images(1, 3, 8, 8)] * 8))
+        assert len(made) == 1
 
     def test_threads_reach_the_session(self):
         backend = OnnxBackend(deep(), device="cpu", threads=3)

@@ -36,7 +36,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("demo") / "a folder"
     out = io.StringIO()
     with redirect_stdout(out):
-        status = demo.run(arguments("--quick", "--json", "-o", str(folder)))
+        status = demo.run(arguments("--quick", "--json", "--threads", "1", "-o", str(folder)))
     return SimpleNamespace(folder=folder, status=status, text=out.getvalue(), document=json.loads(out.getvalue()))
 
 

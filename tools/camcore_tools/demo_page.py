@@ -133,7 +133,8 @@ def _gallery(page: Page) -> str:
     return _section(
         "What it looks at now",
         "<p>New scenes, explained by <code>model.onnx</code> in ONNX Runtime. "
-        "Hover over a picture, or tap it, to see it without the heat.</p>",
+        "Hover over a picture, or tap it, to see it without the heat. "
+        'All scores and peaks are in <a href="explained/result.json">explained/result.json</a>.</p>',
         f'<div class="gallery">\n{_join(_card(c) for c in page.gallery)}\n</div>',
     )
 

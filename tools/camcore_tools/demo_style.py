@@ -55,6 +55,7 @@ table { border-collapse: collapse; width: 100%; font-size: 0.92rem; }
 th, td { text-align: left; padding: 0.55rem 0.9rem; border-bottom: 1px solid var(--line); }
 th { color: var(--faint); font-weight: 500; }
 td { font-variant-numeric: tabular-nums; }
+a { color: var(--accent); }
 tr:last-child td { border-bottom: 0; }
 .ok { color: var(--good); font-weight: 600; }
 .failed { color: var(--bad); font-weight: 600; }
@@ -69,6 +70,12 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: 1rem;
   .gallery { grid-template-columns: repeat(2, 1fr); gap: 0.6rem; }
   .strips, .looks { grid-template-columns: 1fr; }
   .figures { grid-template-columns: repeat(2, 1fr); }
-  th, td { padding: 0.5rem 0.6rem; }
+  thead, td:nth-child(4) { display: none; }
+  tr { display: grid; grid-template-columns: 1fr auto; padding: 0.55rem 0.8rem; border-bottom: 1px solid var(--line); }
+  tr:last-child { border-bottom: 0; }
+  td { border: 0; padding: 0; }
+  td:nth-child(2) { grid-row: 2; color: var(--faint); }
+  td:nth-child(3) { grid-area: 2 / 2; color: var(--faint); }
+  td:nth-child(5) { grid-area: 1 / 2; justify-self: end; }
 }
 """

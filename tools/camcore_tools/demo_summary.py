@@ -105,7 +105,7 @@ class Record:
     def commands(self) -> list[str]:
         """What to type next."""
         model, pictures = str(self.report.path), self.folder / "pictures"
-        other = ["--classes", "top2", "--style", "matlab", "--boxes", "-o", str(self.folder / "more")]
+        other = ["--classes", "top2", "--style", "matlab", "-o", str(self.folder / "more")]
         return [
             shlex.join(["camcore", "inspect", model]),
             shlex.join(["camcore", "explain", model, str(pictures / "torch-1.png")]),
@@ -119,7 +119,7 @@ class Record:
             "import camcore\n\n"
             f"explain = camcore.explainer({str(self.report.path)!r})\n"
             f"out = explain({str(self.folder / 'pictures' / 'torch-1.png')!r})\n"
-            "print(out.labels, out.boxes())\n"
+            "print(out.labels, out.boxes(threshold=0.5))\n"
             "heat = out.heatmaps()      # (1, 1, 64, 64), from 0 to 1\n"
         )
 
