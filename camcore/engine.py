@@ -15,6 +15,7 @@ from camcore.errors import HeadNotFound, InputError
 from camcore.evidence import Adapter, Backend, Evidence, Tap, accept_images
 from camcore.explanation import Explanation
 from camcore.head import LinearHead, global_mean
+from camcore.methods import Method
 from camcore.pictures import Picture, load_picture
 from camcore.plan import Plan, make_plan
 from camcore.preprocess import Preprocess, View
@@ -143,17 +144,24 @@ class Explainer:
         )
 
     def _maps(self, plan: Plan, images: Floats, classes: Classes) -> tuple[Floats, Floats, NDArray[np.int64]]:
-        needs = plan.method.needs
+        row, checking = plan.method, "head" in plan.method.needs and not (self._checked and self.backend.fixed)
+        short = row.from_class_maps if self.backend.gives_class_maps else None
+        needs = row.needs if short is None else frozenset({"class_maps"}) | (row.needs if checking else frozenset())
         seen = self.backend.observe(images, needs=needs, layer=plan.layer, classes=classes, labels=self.labels)
-        if "head" in needs:
+        if "head" in row.needs:
             check_scores(seen.scores)
-            if not (self._checked and self.backend.fixed):
-                check_evidence(seen, plan.tap)
-                self._checked = bool(seen.features is not None and seen.features.any())  # zeros would prove nothing
-        given = {need: getattr(seen, need) for need in needs}
-        with np.errstate(over="ignore", invalid="ignore"):  # float16 features may hold inf: the check above has spoken
-            maps = plan.method.formula(classes=seen.classes, **given)
+        if checking:
+            check_evidence(seen, plan.tap)
+            self._checked = bool(seen.features is not None and seen.features.any())  # zeros would prove nothing
+        maps = _apply(row, seen) if short is None or seen.class_maps is None else short(seen.class_maps)
         return maps.astype(np.float32, copy=False), seen.scores, seen.classes
+
+
+def _apply(row: Method, seen: Evidence) -> Floats:
+    given = {need: getattr(seen, need) for need in row.needs}
+    with np.errstate(over="ignore", invalid="ignore"):  # float16 features may hold inf: the check has spoken
+        maps: Floats = row.formula(classes=seen.classes, **given)
+    return maps
 
 
 def check_scores(scores: Floats) -> None:

@@ -102,12 +102,15 @@ class Evidence:
     classes : (N, T) int64 ndarray
     features : (N, C, *S) ndarray or None
     head : LinearHead or None
+    class_maps : (N, T, *S) ndarray or None
+        ``sum_k W_ck A_k`` of the classes, where the backend sums them itself.
     """
 
     scores: Floats
     classes: NDArray[np.int64]
     features: Floats | None = None
     head: LinearHead | None = None
+    class_maps: Floats | None = None
 
 
 class Backend(Protocol):
@@ -116,6 +119,8 @@ class Backend(Protocol):
     kind: str
     fixed: bool
     """True where weights cannot change between calls, so that what was checked once holds."""
+    gives_class_maps: bool
+    """True where ``needs`` may have ``"class_maps"``: the sum is done where the features are."""
     labels: tuple[str, ...] | None
     preprocess: Preprocess | None
     input: InputSpec

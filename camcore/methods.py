@@ -34,6 +34,8 @@ class Method:
     paper : str
     summary : str
         One line for ``camcore inspect``.
+    from_class_maps : callable, optional
+        The same as a function of the class maps ``sum_k W_ck A_k`` alone, where there is one: (N, T, *S) to (N, T, *S).
     """
 
     name: str
@@ -42,6 +44,7 @@ class Method:
     rectifies: bool
     paper: str
     summary: str
+    from_class_maps: Callable[[NDArray[np.floating[Any]]], NDArray[np.floating[Any]]] | None = None
 
 
 _TABLE: dict[str, Method] = {}
@@ -74,6 +77,7 @@ register(
         rectifies=False,
         paper="arXiv:1512.04150",
         summary="features weighted by the head's row of the class",
+        from_class_maps=lambda class_maps: class_maps,
     )
 )
 register(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from camcore.errors import InputError, suggest
 
-__all__ = ["choose_classes", "probabilities", "softmax", "top_k"]
+__all__ = ["choose_classes", "probabilities", "softmax", "top_count", "top_k"]
 
 Floats = NDArray[np.floating[Any]]
 Classes = None | str | int | Sequence[int] | Sequence[str] | NDArray[np.integer[Any]]
@@ -73,6 +74,21 @@ def _without_ties(scores: Floats, k: int) -> NDArray[np.int64] | None:
     return np.take_along_axis(columns, order, axis=1).astype(np.int64)
 
 
+def top_count(classes: Classes) -> int:
+    """How many of the best classes ``classes`` asks for; 0 where it names classes instead.
+
+    Examples
+    --------
+    >>> top_count(None), top_count("top5"), top_count("cat"), top_count(7)
+    (1, 5, 0, 0)
+    """
+    if classes is None:
+        return 1
+    if isinstance(classes, str) and re.fullmatch(r"top[0-9]{1,6}", classes):
+        return int(classes[3:])
+    return 0
+
+
 def choose_classes(scores: Floats, classes: Classes, labels: Sequence[str] | None = None) -> NDArray[np.int64]:
     """The ``(N, T)`` class indices that a user means.
 
@@ -113,8 +129,8 @@ def _named(scores: Floats, name: str, labels: Sequence[str] | None) -> NDArray[n
     n, k = scores.shape
     if name == "all":
         return np.broadcast_to(np.arange(k, dtype=np.int64), (n, k))
-    if name.startswith("top") and _is_number(name[3:]) and int(name[3:]) > 0:
-        return top_k(scores, int(name[3:]))
+    if top_count(name):
+        return top_k(scores, top_count(name))
     return _in_range(np.full((n, 1), _index(name, labels), np.int64), k)
 
 

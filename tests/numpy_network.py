@@ -25,6 +25,7 @@ class PooledNetwork:
     labels: tuple[str, ...] | None = None
     preprocess: Preprocess | None = None
     fixed: bool = True
+    gives_class_maps: bool = False
     shift: Any = 0.0  # added to the scores, so that the head does not explain them any more
     kind: str = "numpy"
     device: str = "cpu"

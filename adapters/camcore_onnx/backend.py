@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -12,33 +12,24 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from camcore.errors import HeadNotFound, InputError
+from camcore.errors import HeadNotFound
 from camcore.evidence import Evidence, InputSpec, Layer, Tap, milestones
+from camcore.formulas import cam
 from camcore.preprocess import Preprocess
-from camcore.scores import Classes, choose_classes
+from camcore.scores import Classes, choose_classes, top_count
 from camcore_onnx.constants import Constants
 from camcore_onnx.heads import Found, find_head
 from camcore_onnx.layers import find_layer, module_path
-from camcore_onnx.load import Loaded, infer_shapes, load, serialize
+from camcore_onnx.load import Loaded, infer_shapes, load
 from camcore_onnx.metadata import read_card
-from camcore_onnx.runtime import device_of, make_session
-from camcore_onnx.surgery import add_outputs
+from camcore_onnx.ports import image_input, score_outputs
+from camcore_onnx.runtime import device_of
+from camcore_onnx.sessions import Seen, Watcher
 
 __all__ = ["OnnxBackend"]
 
 Floats = NDArray[np.floating[Any]]
 _TOLERANCE = {"FLOAT": 1e-3, "DOUBLE": 1e-3, "FLOAT16": 2e-2, "BFLOAT16": 5e-2}
-_NUMPY = {"FLOAT": "float32", "DOUBLE": "float64", "FLOAT16": "float16", "UINT8": "uint8"}
-
-
-@dataclass(frozen=True, eq=False)
-class _Run:
-    """A session that returns the scores and, at ``features``, the tapped tensor."""
-
-    session: Any
-    scores: str
-    features: str | None
-    channel_axis: int
 
 
 class OnnxBackend:
@@ -58,12 +49,13 @@ class OnnxBackend:
 
     Notes
     -----
-    The model is edited in memory: the features, and the scores before a final softmax, become outputs. One session a
-    layer is made when it is first needed, and is shared by all threads.
+    The model is edited in memory: the features, the scores before a final softmax, and the maps of the best classes
+    become outputs. One session a layer is made when it is first needed, and is shared by all threads.
     """
 
     kind = "onnx"
     fixed = True
+    gives_class_maps = True
 
     def __init__(
         self,
@@ -77,15 +69,14 @@ class OnnxBackend:
         self.loaded: Loaded = load(model)
         self._options: dict[str, Any] = {"device": device, "threads": threads, "optimization": optimization}
         self._output = output
-        self._runs: dict[str | None, _Run] = {}
+        self._watchers: dict[str | None, Watcher] = {}
         self._lock = threading.Lock()
-        self._busy = threading.Lock()  # CUDA sessions run one call at a time
         infer_shapes(self.loaded.model)
         card, self.complaints = read_card(self.loaded.model.metadata_props)
         self.card = card
         self.labels: tuple[str, ...] | None = card.labels
         self.preprocess: Preprocess | None = card.preprocess
-        self.input: InputSpec = _image_input(self.loaded)
+        self.input: InputSpec = image_input(self.loaded)
 
     @property
     def graph(self) -> ir.Graph:
@@ -95,7 +86,7 @@ class OnnxBackend:
     @property
     def device(self) -> str:
         """Where it runs: ``"cpu"`` or ``"cuda"``."""
-        return device_of(self._run(None).session)
+        return device_of(self._watcher(None).session)
 
     @cached_property
     def constants(self) -> Constants:
@@ -104,7 +95,7 @@ class OnnxBackend:
     @cached_property
     def found(self) -> Found:
         """The head and the features it reads, or what stands in its way."""
-        outputs = _score_outputs(self.loaded, self._output)
+        outputs = score_outputs(self.loaded, self._output)
         tries = [find_head(value, self.constants) for value in outputs]
         return next((f for f in tries if f.head is not None), tries[0])
 
@@ -147,18 +138,31 @@ class OnnxBackend:
         labels: Sequence[str] | None = None,
     ) -> Evidence:
         """One forward pass; see :class:`camcore.Backend`."""
-        run = self._run(layer if "features" in needs else None, features="features" in needs)
-        scores, features = self._forward(run, images)
+        watcher = self._watcher(layer if needs & {"features", "class_maps"} else None)
+        top = top_count(classes) if "class_maps" in needs and watcher.gives_maps else 0
+        by_hand = "class_maps" in needs and not top
+        features = "features" in needs or by_hand or (top > 0 and not watcher.knows_map_size(images))
+        seen = watcher(images, features=features, top=top)
+        chosen = seen.classes if top else None
+        if chosen is None:
+            chosen = choose_classes(seen.scores, classes, self.labels if labels is None else labels)
         return Evidence(
-            scores=scores,
-            classes=choose_classes(scores, classes, self.labels if labels is None else labels),
-            features=features,
+            scores=seen.scores,
+            classes=chosen,
+            features=seen.features,
             head=self.found.head if "head" in needs else None,
+            class_maps=self._summed(seen, chosen) if by_hand else seen.maps,
         )
 
     def scores(self, images: Floats) -> Floats:
         """(N, K) scores, before a final softmax."""
-        return self._forward(self._run(None, features=False), images)[0]
+        return self._watcher(None)(images).scores
+
+    def _summed(self, seen: Seen, classes: NDArray[np.int64]) -> Floats:
+        """The class maps by NumPy, where the graph cannot give them."""
+        assert seen.features is not None  # asked for
+        assert self.found.head is not None  # the planner has seen to that
+        return cam(seen.features, self.found.head, classes)
 
     def _maps(self) -> list[ir.Value]:
         return [
@@ -184,88 +188,14 @@ class OnnxBackend:
             at = node.inputs[0] if node is not None and node.op_type in ("Identity", "Cast", "Dropout") else None
         return at is value
 
-    def _run(self, layer: str | None, *, features: bool = True) -> _Run:
-        key = layer if features else "\0scores"
-        if key not in self._runs:
+    def _watcher(self, layer: str | None) -> Watcher:
+        value = self.found.features if layer is None else find_layer(self.graph, layer)
+        key = None if value is None else value.name
+        if key not in self._watchers:
             with self._lock:
-                if key not in self._runs:
-                    self._runs[key] = self._make_run(layer, features)
-        return self._runs[key]
-
-    def _make_run(self, layer: str | None, features: bool) -> _Run:
-        found = self.found
-        value = None if not features else found.features if layer is None else find_layer(self.graph, layer)
-        wanted = [v for v in (found.logits, value) if v is not None]
-        model = add_outputs(self.loaded, {v.name or "": v for v in wanted})
-        session = make_session(serialize(model), folder=self.loaded.folder, **self._options)
-        axis = found.channel_axis if value is found.features else 1
-        return _Run(session, found.logits.name or "", None if value is None else value.name, axis)
-
-    def _forward(self, run: _Run, images: Floats) -> tuple[Floats, Floats | None]:
-        names = [run.scores] if run.features is None else [run.scores, run.features]
-        batch = self.input.shape[0]
-        size = len(images) if batch is None else batch
-        parts = [self._run_part(run, names, images[i : i + size], size) for i in range(0, len(images), size)]
-        whole = parts[0] if len(parts) == 1 else [np.concatenate(p) for p in zip(*parts, strict=True)]
-        scores = _as_rows(whole[0], self.found.logits.name or "")
-        return scores, None if run.features is None else _channels_first(_float(whole[1]), run.channel_axis)
-
-    def _run_part(self, run: _Run, names: list[str], images: Floats, size: int) -> list[NDArray[Any]]:
-        count = len(images)
-        if count < size:  # a model of fixed batch size: fill up, and drop again
-            images = np.concatenate([images, np.repeat(images[-1:], size - count, axis=0)])
-        feed = {self.input.name: np.ascontiguousarray(images, dtype=self.input.dtype)}
-        try:
-            if run.session.get_providers()[0] == "CPUExecutionProvider":
-                results = run.session.run(names, feed)
-            else:
-                with self._busy:
-                    results = run.session.run(names, feed)
-        except Exception as error:  # ONNX Runtime's exceptions share no base class
-            text = str(error).strip().splitlines()
-            raise InputError(
-                f"ONNX Runtime could not run images of shape {images.shape}: {text[0][:400] if text else error!r}"
-            ) from error
-        return [r[:count] for r in results] if count < size else list(results)
-
-
-def _image_input(loaded: Loaded) -> InputSpec:
-    graph = loaded.model.graph
-    inputs = [v for v in graph.inputs if v.name not in graph.initializers]
-    images = [
-        v
-        for v in inputs
-        if v.dtype is not None and v.dtype.name in _NUMPY and v.shape is not None and len(v.shape) >= 3
-    ]
-    listed = ", ".join(f"{v.name!r} {_shown(v)}" for v in inputs) or "none"
-    if not images:
-        raise InputError(f"{loaded.name}: no image input: expected floats (N, C, *S), the model takes {listed}")
-    if len(inputs) > 1:
-        raise InputError(
-            f"{loaded.name}: {len(inputs)} inputs ({listed}); expected one image input: fix the others first"
-        )
-    value = images[0]
-    shape = tuple(n if isinstance(n, int) and n > 0 else None for n in value.shape or ())
-    return InputSpec(value.name or "", shape, _NUMPY[value.dtype.name if value.dtype is not None else "FLOAT"])
-
-
-def _shown(value: ir.Value) -> str:
-    shape = "?" if value.shape is None else "[" + ", ".join(str(n) for n in value.shape) + "]"
-    return f"{value.dtype.name.lower() if value.dtype is not None else '?'} {shape}"
-
-
-def _score_outputs(loaded: Loaded, name: str | None) -> list[ir.Value]:
-    outputs = list(loaded.model.graph.outputs)
-    if name is not None:
-        chosen = [v for v in outputs if v.name == name]
-        if not chosen:
-            raise InputError(f"{loaded.name}: no output {name!r}; it has {', '.join(repr(v.name) for v in outputs)}")
-        return chosen
-    rows = [v for v in outputs if v.shape is None or len(v.shape) <= 2 or all(n == 1 for n in v.shape[2:])]
-    if not rows:
-        listed = ", ".join(f"{v.name!r} {_shown(v)}" for v in outputs)
-        raise InputError(f"{loaded.name}: no output with class scores (N, K); it gives {listed}")
-    return rows
+                if key not in self._watchers:
+                    self._watchers[key] = Watcher(self.loaded, self.input, self.found, value, **self._options)
+        return self._watchers[key]
 
 
 def _features_shape(value: ir.Value, axis: int = 1) -> tuple[int | None, ...]:
@@ -288,18 +218,3 @@ def _is_side_branch(value: ir.Value) -> bool:
     inner = ("Concat", "Add", "Sum", "Mul", "BatchNormalization", "Relu", "Clip", "QuantizeLinear", "Slice", "Pad")
     users = {use.node for use in value.uses()}
     return len(users) == 1 and next(iter(users)).op_type in inner
-
-
-def _as_rows(scores: NDArray[Any], name: str) -> Floats:
-    flat = scores.reshape(len(scores), -1) if scores.ndim > 1 else scores[:, None]
-    if scores.ndim > 2 and any(n != 1 for n in scores.shape[2:]):
-        raise InputError(f"the scores {name!r} have shape {scores.shape}; expected (N, K)")
-    return _float(flat)
-
-
-def _float(array: NDArray[Any]) -> Floats:
-    return array if array.dtype == np.float32 else array.astype(np.float32)
-
-
-def _channels_first(features: Floats, axis: int) -> Floats:
-    return features if axis == 1 else np.moveaxis(features, axis, 1)

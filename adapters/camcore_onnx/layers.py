@@ -23,8 +23,8 @@ def find_layer(graph: ir.Graph, name: str) -> ir.Value:
     ----------
     graph : ir.Graph
     name : str
-        In this order: the name of a tensor; of a node (its first output); the path of a PyTorch module, which means
-        the tensor that the module returns. Both exporters leave the paths in the graph: the TorchScript one in the
+        In this order: the path of a PyTorch module, which means the tensor that the module returns; the name of a
+        tensor; of a node (its first output). Both exporters leave the paths in the graph: the TorchScript one in the
         names of nodes, the other one in their metadata.
 
     Raises
@@ -33,16 +33,14 @@ def find_layer(graph: ir.Graph, name: str) -> ir.Value:
         With the nearest names.
     """
     nodes = list(graph)
-    for node in nodes:
-        for value in node.outputs:
-            if value.name == name:
-                return value
-    for node in nodes:
-        if name and node.name == name:
-            return node.outputs[0]
     returned = _returned(nodes, name)
     if returned is not None:
         return returned
+    tensors = (v for node in nodes for v in node.outputs if v.name == name)
+    named = (node.outputs[0] for node in nodes if name and node.name == name)
+    value = next(tensors, None) or next(named, None)
+    if value is not None:
+        return value
     known = [
         *module_paths(nodes),
         *(v.name for n in nodes for v in n.outputs if v.name),

@@ -122,7 +122,7 @@ def _options(ort: Any, threads: int | None, optimization: str, folder: Path | No
     options = ort.SessionOptions()
     level = getattr(ort.GraphOptimizationLevel, _LEVELS[optimization], None)
     options.graph_optimization_level = level or ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong is raised; stderr is not ours
     # Weights of 8 bits: ONNX Runtime would round the activations too, and scores would move by some 0.3 per cent
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if threads is not None:

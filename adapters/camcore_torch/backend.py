@@ -54,6 +54,7 @@ class TorchBackend:
 
     kind = "torch"
     fixed = False
+    gives_class_maps = False
 
     def __init__(
         self,

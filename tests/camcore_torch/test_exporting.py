@@ -59,9 +59,7 @@ def test_every_way_to_write_a_head_survives_the_export(name: str, exporter: Any,
 
 def test_an_exporter_that_fails_names_the_other() -> None:
     model = Small(TAILS["average pooling over the whole map"])  # a kernel whose size depends on the image
-    with pytest.raises(
-        InputError, match=r"'torchscript' cannot export this network; try 'dynamo'"
-    ):
+    with pytest.raises(InputError, match=r"'torchscript' cannot export this network; try 'dynamo'"):
         to_onnx(model, (1, 3, 32, 32), exporter="torchscript")
     x = images(2)
     expected = camcore.explainer(model)(x).maps

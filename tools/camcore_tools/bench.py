@@ -20,6 +20,7 @@ from camcore_tools.console import Progress, columns, print_json
 
 SUMMARY = "time this library beside plain inference and other CAM libraries"
 NETWORKS = ("resnet50", "mobilenet_v2")
+_BACK_TO_BACK = 3
 Run = Callable[[], Any]
 
 
@@ -62,7 +63,6 @@ def _network(name: str, model: Any, batches: list[int], args: argparse.Namespace
         path.write_bytes(_plain_onnx(model))
         for batch in batches:
             images = np.random.default_rng(0).standard_normal((batch, 3, 224, 224)).astype(np.float32)
-            # Two rounds, for the workers of one runtime still spin when the other begins.
             seconds = alternate(_onnx_runs(path, images, args.threads), args.rounds)
             seconds |= alternate(_torch_runs(model, images), args.rounds, bar)
             rows.append({"network": name, "batch": batch, **_ratios(seconds)})
@@ -144,19 +144,25 @@ def _torchcam(model: Any, layer: str, tensor: Any) -> dict[str, Run]:
 
 
 def alternate(runs: dict[str, Run], rounds: int, bar: Progress | None = None) -> dict[str, float]:
-    """Median seconds of each, the calls alternating so that a slow moment hits all alike."""
-    for call in runs.values():
-        call()
-        call()
+    """Median seconds of a call of each: in every round each takes its turn, so that a slow moment hits all alike.
+
+    A turn is a call that does not count, since the workers of the one before still spin, and then a few back to back,
+    as a user makes them.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, call in runs.items():
-            start = time.perf_counter()
             call()
-            times[name].append(time.perf_counter() - start)
+            times[name] += [_seconds(call) for _ in range(_BACK_TO_BACK)]
         if bar is not None:
             bar.step()
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _seconds(call: Run) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def _ratios(seconds: dict[str, float]) -> dict[str, Any]:
