@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,8 +61,8 @@ def overlays(
     *,
     style: str = "alpha",
     cmap: str = "jet",
-    alpha: float = 0.5,
-    boxes: bool = False,
+    alpha: float | Literal["heat"] = 0.5,
+    boxes: float | None = None,
     normalization: str = "minmax",
     threshold: float = 0.0,
     gain: float = 1.0,
@@ -76,9 +76,9 @@ def overlays(
     style : {"alpha", "matlab"}
         A blend, or half the grey picture plus a colour map whose brightness follows the heat.
     cmap, alpha
-        For ``"alpha"``.
-    boxes : bool
-        Outline the boxes of the heatmap.
+        For ``"alpha"``. The opacity may be ``"heat"``: then cold regions show the plain picture.
+    boxes : float, optional
+        Outline the boxes of the heatmap above this share of its maximum.
     normalization, threshold, gain
         See :meth:`Explanation.heatmaps`.
     """
@@ -90,7 +90,9 @@ def overlays(
     draw = render.matlab_overlay if style == "matlab" else render.overlay
     options: dict[str, Any] = {} if style == "matlab" else {"cmap": cmap, "alpha": alpha}
     drawn = [draw(picture, heat, **options) for heat in heats]
-    return [render.draw_boxes(d, heat_boxes(h)) for d, h in zip(drawn, heats, strict=True)] if boxes else drawn
+    if boxes is None:
+        return drawn
+    return [render.draw_boxes(d, heat_boxes(h, boxes)) for d, h in zip(drawn, heats, strict=True)]
 
 
 def top_lines(out: Explanation, n: int, top: int = 3) -> list[str]:

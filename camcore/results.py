@@ -32,7 +32,8 @@ class ResultFolder:
     top : int
         How many classes each picture's caption and record name.
     **style
-        See :func:`camcore.figures.overlays`.
+        See :func:`camcore.figures.overlays`. The threshold of drawn ``boxes`` holds for those recorded too (0.2 where
+        none are drawn).
 
     Raises
     ------
@@ -46,6 +47,7 @@ class ResultFolder:
         self.records: list[dict[str, Any]] = []
         self.summary: dict[str, Any] = {}
         self._style, self._top = style, top
+        self._threshold = 0.2 if style.get("boxes") is None else float(style["boxes"])
         self._maps: list[NDArray[np.float32]] = []
         self._names: set[str] = set()
         _check_writable(self.folder)
@@ -56,14 +58,15 @@ class ResultFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()  # also after an error: what was done is not lost
+        if error is None or self.records:  # also after an error: what was done is not lost
+            self.close()
 
     def add(self, out: Explanation) -> None:
         """Write the overlays of a batch, and keep its maps and records."""
-        self.summary = self.summary or _summary(out)
+        self.summary = self.summary or _summary(out) | {"box_threshold": self._threshold}
         for n in range(len(out)):
             name = self._free_name(out.pictures[n].name if out.pictures is not None else f"image-{len(self.records)}")
-            record = describe(out, n, top=self._top) | {"name": name}
+            record = describe(out, n, top=self._top, threshold=self._threshold) | {"name": name}
             if len(out.input_size) == 2:
                 target = self.folder / f"{name}.png"
                 save_picture(target, figures.sheet(out, n, top=self._top, **self._style))
@@ -136,7 +139,7 @@ def _summary(out: Explanation) -> dict[str, Any]:
     }
 
 
-def describe(out: Explanation, n: int, *, top: int = 3) -> dict[str, Any]:
+def describe(out: Explanation, n: int, *, top: int = 3, threshold: float = 0.2) -> dict[str, Any]:
     """One image as a plain dict: best classes, and for each explained class its score, peak and boxes.
 
     Peaks and boxes are in pixels of the picture where there is one, else of the network's input.
@@ -147,7 +150,7 @@ def describe(out: Explanation, n: int, *, top: int = 3) -> dict[str, Any]:
     record["top"] = [_class(out, n, c, chances) for c in best]
     heats = out[n].heatmaps()[0]
     record["maps"] = [
-        _class(out, n, c, chances) | _places(out, n, heat)
+        _class(out, n, c, chances) | _places(out, n, heat, threshold)
         for c, heat in zip(out.classes[n].tolist(), heats, strict=True)
     ]
     return record
@@ -172,12 +175,12 @@ def _number(value: Any) -> float | None:
     return float(f"{value:.7g}") if np.isfinite(value) else None
 
 
-def _places(out: Explanation, n: int, heat: NDArray[np.floating[Any]]) -> dict[str, Any]:
+def _places(out: Explanation, n: int, heat: NDArray[np.floating[Any]], threshold: float) -> dict[str, Any]:
     peak = np.unravel_index(int(heat.argmax()), heat.shape)
     if heat.ndim != 2:
         return {"peak": [int(i) for i in peak]}
     y, x = (float(i) + 0.5 for i in peak)
-    found = [_to_picture(out, n, box) for box in boxes(heat)]
+    found = [_to_picture(out, n, box) for box in boxes(heat, threshold)]
     return {"peak": [_number(v) for v in _point(out, n, x, y)], "boxes": [[_number(v) for v in box] for box in found]}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -53,8 +54,12 @@ class Report:
         return all(check.passed for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dict."""
-        return asdict(self) | {"path": str(self.path), "passed": self.passed}
+        """A plain dict; an infinite difference (other shapes, NaN) is None."""
+        document = asdict(self) | {"path": str(self.path), "passed": self.passed}
+        for check in document["checks"]:
+            if check["difference"] is not None and not math.isfinite(check["difference"]):
+                check["difference"] = None
+        return document
 
 
 def export(

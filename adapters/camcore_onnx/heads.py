@@ -70,7 +70,7 @@ def find_head(output: ir.Value, constants: Constants) -> Found:
             if before and walk.scores_are != "logit" and step.node.op_type in ("Softmax", "Sigmoid", "LogSoftmax"):
                 logits = value
         value, axis = _more_pools(value, axis, walk, constants)
-        value, axis = _unflatten(value, axis)
+        value = _unflatten(value) if axis == 1 else value
         head = walk.head(channels_of(value, axis) or walk.width or _static(logits))
     except HeadNotFound as error:
         return Found(logits, last_map(value, constants), None, obstacle=_explain(output, value, walk, error))
@@ -114,21 +114,19 @@ def _more_pools(value: ir.Value, axis: int, walk: HeadWalk, constants: Constants
     return value, axis
 
 
-def _unflatten(value: ir.Value, axis: int) -> tuple[ir.Value, int]:
-    """(N, C, H*W) made of (N, C, H, W) by a reshape: the features are the latter."""
+def _unflatten(value: ir.Value) -> ir.Value:
+    """(N, C, H*W) made of (N, C, H, W), or (N, C, 1, L) made of (N, C, L): the features are what it was made of."""
     node = value.producer()
-    if (
-        node is None
-        or node.op_type not in ("Reshape", "Flatten")
-        or axis != 1
-        or value.shape is None
-        or len(value.shape) != 3
-    ):
-        return value, axis
-    source = node.inputs[0]
-    if source is None or source.shape is None or len(source.shape) < 4 or source.shape[1] != value.shape[1]:
-        return value, axis
-    return source, axis
+    while node is not None and node.op_type in ("Reshape", "Flatten", "Unsqueeze"):
+        source = node.inputs[0]
+        if source is None or space_of(source) is None or not _same_channels(source, value):
+            break
+        value, node = source, source.producer()
+    return value
+
+
+def _same_channels(a: ir.Value, b: ir.Value) -> bool:
+    return channels_of(a) is not None and channels_of(a) == channels_of(b)
 
 
 def _explain(output: ir.Value, value: ir.Value, walk: HeadWalk, error: HeadNotFound) -> str:

@@ -19,7 +19,7 @@ from camcore_onnx.backend import OnnxBackend
 from camcore_onnx.load import Loaded, serialize
 from camcore_onnx.runtime import make_session
 
-__all__ = ["Check", "check_against", "check_model", "sample_inputs"]
+__all__ = ["Check", "check_against", "check_model", "relative", "sample_inputs"]
 
 Floats = NDArray[np.floating[Any]]
 # Takes images, gives (scores, maps of all classes): the network that the model was exported from.

@@ -72,8 +72,8 @@ class TestOverlays:
     def test_boxes_are_drawn_on_top(self) -> None:
         out = explanation()
         picture = figures.seen(out, 0)
-        expected = draw_boxes(figures.overlays(out, 0)[0], boxes(out.heatmaps(picture.shape[:2])[0, 0]))
-        np.testing.assert_array_equal(figures.overlays(out, 0, boxes=True)[0], expected)
+        expected = draw_boxes(figures.overlays(out, 0)[0], boxes(out.heatmaps(picture.shape[:2])[0, 0], 0.5))
+        np.testing.assert_array_equal(figures.overlays(out, 0, boxes=0.5)[0], expected)
 
     def test_an_unknown_style(self) -> None:
         with pytest.raises(InputError, match="style is 'mathlab'; expected one of alpha, matlab"):

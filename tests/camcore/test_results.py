@@ -66,6 +66,7 @@ class TestSave:
             "head": "mean -> linear",
             "scores_are": "logit",
             "device": "cpu",
+            "box_threshold": 0.2,
         }
         for n, record in enumerate(document["images"]):
             assert (record["name"], record["image"]) == (("cat", "dog")[n], f"/in/{('cat', 'dog')[n]}.jpg")
@@ -219,7 +220,7 @@ class TestFolder:
         ):
             ResultFolder(tmp_path)
 
-    def test_a_bad_style_is_said_and_leaves_no_picture(self, tmp_path: Path) -> None:
+    def test_a_bad_style_is_said_and_leaves_nothing(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="style is 'odd'; expected one of alpha, matlab"):
             named("a").save(tmp_path, style="odd")
-        assert listed(tmp_path) == ["result.json"]
+        assert listed(tmp_path) == []

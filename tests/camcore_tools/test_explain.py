@@ -25,6 +25,9 @@ def test_overlay_maps_and_result(
         "--classes",
         "top3",
         "--boxes",
+        "0.4",
+        "--alpha",
+        "heat",
         "-o",
         str(output),
     ]

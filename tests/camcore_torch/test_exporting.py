@@ -57,6 +57,20 @@ def test_every_way_to_write_a_head_survives_the_export(name: str, exporter: Any,
     assert len(report.checks) == 6
 
 
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("axes", [1, 3])
+def test_one_and_three_spatial_axes(axes: int, exporter: Any, tmp_path: Path) -> None:
+    conv, pool = {1: (nn.Conv1d, nn.AdaptiveAvgPool1d), 3: (nn.Conv3d, nn.AdaptiveAvgPool3d)}[axes]
+    model = nn.Sequential(conv(3, 5, 3), nn.ReLU(), pool(1), nn.Flatten(), nn.Linear(5, 4))
+    shape = (2, 3, *(7, 8, 9)[:axes])
+    report = camcore_torch.export(model, shape, tmp_path / "m.onnx", exporter=exporter)
+    assert report.passed, report.checks
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    a, b = camcore.explainer(model)(x, "all"), camcore.explainer(tmp_path / "m.onnx")(x, "all")
+    assert a.maps.shape == b.maps.shape == (2, 4, *(n - 2 for n in shape[2:]))
+    np.testing.assert_allclose(b.maps, a.maps, rtol=1e-4, atol=1e-5)
+
+
 def test_an_exporter_that_fails_names_the_other() -> None:
     model = Small(TAILS["average pooling over the whole map"])  # a kernel whose size depends on the image
     with pytest.raises(InputError, match=r"'torchscript' cannot export this network; try 'dynamo'"):

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     """Do it all; 1 if the exported model does not give the same numbers."""
     _check(args)
     folder = Path(args.output)
-    results = ResultFolder(folder / "explained")  # complains before there is anything to lose
+    results = ResultFolder(folder / "explained", alpha="heat")  # complains before there is anything to lose
     # Threads that spin while they wait make the training six times slower where other programs want the processor too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _need_packages()

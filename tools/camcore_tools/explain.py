@@ -44,11 +44,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top", type=int, default=3, metavar="K", help="names in the caption (%(default)s)")
     parser.add_argument("--style", choices=figures.STYLES, default="alpha", help="the look of the overlay")
     parser.add_argument("--cmap", choices=sorted(COLORMAPS), default="jet", help="colours (%(default)s)")
-    parser.add_argument("--alpha", type=float, default=0.5, help="opacity of the heatmap, 0 to 1 (%(default)s)")
+    parser.add_argument("--alpha", type=_alpha, default=0.5, metavar="A", help="opacity, 0 to 1 or heat (%(default)s)")
     parser.add_argument("--normalization", choices=sorted(NORMALIZATIONS), default="minmax", help="(%(default)s)")
     parser.add_argument("--threshold", type=float, default=0.0, help="leave out heat below this, 0 to 1")
     parser.add_argument("--gain", type=float, default=1.0, help="multiply the heat, then clamp to 1")
-    parser.add_argument("--boxes", action="store_true", help="outline the hot regions")
+    parser.add_argument(
+        "--boxes", type=float, nargs="?", const=0.5, metavar="T", help="outline what is above T times the maximum (0.5)"
+    )
     parser.add_argument("--json", action="store_true", help="print result.json instead of a list")
 
 
@@ -74,6 +76,10 @@ def add_preprocess_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resize", choices=("short", "squash", "none"), help="short keeps the aspect ratio and crops (default)"
     )
+
+
+def _alpha(text: str) -> float | str:
+    return text if text == "heat" else float(text)
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -27,6 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser, positional="source")
     parser.add_argument("-o", "--output", required=True, metavar="OUT.onnx", help="the file to write")
     parser.add_argument("--layer", metavar="NAME", help="the features; those that the head reads where absent")
+    parser.add_argument("--features", default="features", metavar="NAME", help="name of the new output (%(default)s)")
     parser.add_argument("--labels", metavar="FILE", help="class names to record: one a line, or JSON")
     parser.add_argument("--preprocess", choices=sorted(PRESETS), help="preprocessing to record")
     parser.add_argument("--opset", type=int, metavar="N", help="opset to write (18 from PyTorch, else as it is)")
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
 def _export(source: Any, args: argparse.Namespace) -> Report:
     common = {
         "layer": args.layer,
+        "features": args.features,
         "labels": args.labels,
         "preprocess": args.preprocess,
         "overwrite": not args.no_overwrite,
