@@ -16,14 +16,16 @@ from torch_networks import TORCHVISION, network
 import camcore
 
 LIMIT = 1e-4
-# Every pair of network and exporter is run; the costly ones among them in the wide form only.
-QUICK = {("resnet18", "dynamo"), ("resnet18", "torchscript"), ("mobilenet_v2", "torchscript")}
-QUICK |= {("squeezenet1_1", "dynamo"), ("squeezenet1_0", "torchscript")}
-PAIRS = [
-    pytest.param(name, exporter, marks=[] if (name, exporter) in QUICK else pytest.mark.slow)
-    for name in TORCHVISION
-    for exporter in EXPORTERS
-]
+DYNAMO = {("resnet18", "dynamo"), ("squeezenet1_1", "dynamo")}
+
+
+def pairs(quick: set[tuple[str, str]]) -> list[Any]:
+    """Every pair of network and exporter; those that are not ``quick`` belong to the wide form."""
+    return [
+        pytest.param(name, exporter, marks=[] if (name, exporter) in quick else pytest.mark.slow)
+        for name in TORCHVISION
+        for exporter in EXPORTERS
+    ]
 
 
 def images(count: int, height: int, width: int) -> np.ndarray:
@@ -45,7 +47,7 @@ def agree(model: Any, path: Path, sizes: list[tuple[int, int]], levels: tuple[st
             assert relative(found.scores, out.scores) <= LIMIT, (level, n, size)
 
 
-@pytest.mark.parametrize(("name", "exporter"), PAIRS)
+@pytest.mark.parametrize(("name", "exporter"), pairs({(n, "torchscript") for n in TORCHVISION} | DYNAMO))
 def test_maps_and_scores_agree(name: str, exporter: Any, tmp_path: Path) -> None:
     model = network(name)
     path = tmp_path / "model.onnx"
@@ -69,7 +71,7 @@ def features_output_is_what_the_map_is_made_of(path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(("name", "exporter"), PAIRS)
+@pytest.mark.parametrize(("name", "exporter"), pairs({("resnet18", "torchscript")} | DYNAMO))
 def test_free_image_size(name: str, exporter: Any, tmp_path: Path) -> None:
     model = network(name)
     path = tmp_path / "model.onnx"
