@@ -168,6 +168,7 @@ class OnnxBackend:
         return [
             v
             for node in self.graph
+            if node.op_type != "Identity"
             for v in node.outputs
             if v.shape is not None
             and len(v.shape) in (3, 4, 5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -224,8 +225,14 @@ def _check_sources(graph: ir.Graph, name: str) -> None:
 
 def infer_shapes(model: ir.Model) -> None:
     """State the shapes and types of all tensors in the model, as far as onnx can tell them."""
-    with contextlib.suppress(Exception):  # shapes are a help, not a need; onnx raises many kinds
-        ShapeInferencePass()(model)
+    logger = logging.getLogger("onnx_ir")  # it prints the traceback of what it catches itself
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with contextlib.suppress(Exception):  # shapes are a help, not a need; onnx raises many kinds
+            ShapeInferencePass()(model)
+    finally:
+        logger.setLevel(level)
 
 
 def serialize(model: ir.Model) -> bytes:

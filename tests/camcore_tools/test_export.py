@@ -27,6 +27,19 @@ def test_export_of_an_onnx_file(model: Path, tmp_path: Path, capsys: pytest.Capt
     assert explainer.labels == ("cat", "dog", "horse", "cow")
     assert explainer.preprocess == camcore.PRESETS["tf"].__class__(scale=1 / 127.5, mean=(1.0,), size=(16, 16))
     assert [o.name for o in onnx.load(target).graph.output] == ["scores", "features"]
+    assert all(len(line) <= 80 for line in text.splitlines() if str(tmp_path) not in line)
+
+
+def test_an_exported_file_can_be_exported_again_under_another_name(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first.onnx", tmp_path / "second.onnx"
+    assert main(["export", str(model), "-o", str(first)]) == 0
+    assert main(["export", str(first), "-o", str(second)]) == 2
+    assert "already has a tensor called 'features'; choose another name" in capsys.readouterr().err
+    assert not second.exists()
+    assert main(["export", str(first), "-o", str(second), "--features", "maps"]) == 0
+    assert [o.name for o in onnx.load(second).graph.output] == ["scores", "features", "maps"]
 
 
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])

@@ -91,10 +91,10 @@ def _shape(text: str) -> tuple[int, ...]:
     return shape
 
 
-def _figure(check: Check) -> str:
+def _outcome(check: Check) -> str:
     if check.difference is None:
-        return ""
-    return f"; largest difference {check.difference:.1e} (limit {check.limit:.0e})"
+        return check.detail
+    return f"{check.difference:.1e} (limit {check.limit:.0e}), {check.detail}"
 
 
 def _print(report: Report, verified: bool) -> None:
@@ -106,9 +106,7 @@ def _print(report: Report, verified: bool) -> None:
         ("written", f"{report.path} ({report.size / 1e6:.1f} MB)"),
     ]
     print(columns(facts))
-    for check in report.checks:
-        state = "ok" if check.passed else "FAILED"
-        print(f"  [{state}] {check.name}: {safe(check.detail)}{_figure(check)}")
+    print(columns([(f"[{'ok' if c.passed else 'FAILED'}] {c.name}", _outcome(c)) for c in report.checks]))
     if not verified:
         print("  not verified")
     elif not report.passed:
