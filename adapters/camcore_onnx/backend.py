@@ -123,7 +123,7 @@ class OnnxBackend:
     def layers(self) -> list[Layer]:
         """The last tensor of each map size that ends a block, and the features."""
         found = self.found.features
-        maps = [v for v in self._maps() if v is found or not (self.constants.is_constant(v) or _is_side_branch(v))]
+        maps = [v for v in self._maps() if v is found or not (self.constants.is_constant(v) or _is_inner(v))]
         return milestones(
             [Layer(v.name or "", _features_shape(v), _op(v)) for v in maps], (found.name or "") if found else ""
         )
@@ -168,7 +168,6 @@ class OnnxBackend:
         return [
             v
             for node in self.graph
-            if node.op_type != "Identity"
             for v in node.outputs
             if v.shape is not None
             and len(v.shape) in (3, 4, 5)
@@ -214,8 +213,9 @@ def _op(value: ir.Value) -> str:
     return f"{node.op_type} ({path})" if path else node.op_type
 
 
-def _is_side_branch(value: ir.Value) -> bool:
-    """Read by nothing but one operator of the same block: a part of it, not its end."""
+def _is_inner(value: ir.Value) -> bool:
+    """A copy, or read by nothing but one operator of the same block: a part of it, not its end."""
     inner = ("Concat", "Add", "Sum", "Mul", "BatchNormalization", "Relu", "Clip", "QuantizeLinear", "Slice", "Pad")
-    users = {use.node for use in value.uses()}
-    return len(users) == 1 and next(iter(users)).op_type in inner
+    node, users = value.producer(), {use.node for use in value.uses()}
+    copied = node is not None and node.op_type == "Identity"
+    return copied or (len(users) == 1 and next(iter(users)).op_type in inner)
