@@ -98,7 +98,7 @@ def _need_packages() -> None:
             need(package)
         except ImportError as error:
             raise MissingPackage(
-                f"camcore demo needs {package}, which cannot be imported: pip install 'camcore[all]'"
+                f"the demo needs {package}, which cannot be imported: pip install 'camcore[all]'"
             ) from error
 
 
