@@ -181,6 +181,11 @@ def check_evidence(seen: Evidence, tap: Tap) -> None:
     head, features = seen.head, seen.features
     assert head is not None  # the backend's contract for these needs
     assert features is not None
+    if (head.channels, head.classes) != (features.shape[1], seen.scores.shape[1]):
+        raise InputError(
+            f"the head is for {head.channels} channels and {head.classes} classes, the network has "
+            f"{features.shape[1]} channels at {tap.layer} and {seen.scores.shape[1]} classes"
+        )
     expected = np.take_along_axis(seen.scores, seen.classes, axis=1)
     slack = tap.slack[seen.classes] if np.ndim(tap.slack) else tap.slack
     with np.errstate(over="ignore", invalid="ignore"):  # infinite features do not reproduce finite scores
@@ -237,7 +242,15 @@ def _as_list(images: Any) -> list[Any]:
 
 def _part(classes: Classes, start: int, count: int, total: int) -> Classes:
     """The classes of a part of the batch."""
-    if classes is None or isinstance(classes, str) or np.ndim(classes) == 0:
+    if classes is None or isinstance(classes, str):
+        return classes
+    try:
+        axes = np.ndim(classes)
+    except ValueError as error:
+        raise InputError(
+            "classes have rows of different lengths; give each image the same number of classes"
+        ) from error
+    if axes == 0:
         return classes
     chosen: Any = classes
     if len(chosen) != total:
@@ -305,7 +318,12 @@ def open_backend(model: Any, **options: Any) -> Backend:
     for entry in found:
         adapter: Adapter = entry.load()
         if adapter.accepts(model):
-            return adapter.backend(model, **options)
+            try:
+                return adapter.backend(model, **options)
+            except TypeError as error:
+                if "unexpected keyword argument" not in str(error):
+                    raise
+                raise InputError(f"an option that {entry.name} models do not have: {error}") from error
     known = ", ".join(sorted(e.name for e in found)) or "none"
     raise InputError(
         f"a model of type {type(model).__name__} cannot be explained; expected a path to an .onnx file, an ONNX model, "

@@ -21,15 +21,20 @@ Floats = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The image input of a model; a free axis is None. ``(N, C, *S)``."""
+    """The image input of a model; a free axis is None. ``(N, C, *S)``.
+
+    ``guess`` is the channel count to try where ``shape`` leaves it free.
+    """
 
     name: str
     shape: tuple[int | None, ...]
     dtype: str = "float32"
+    guess: int | None = None
 
     @property
     def channels(self) -> int | None:
-        return self.shape[1] if len(self.shape) > 1 else None
+        """What the model takes, or else what a picture had better have."""
+        return (self.shape[1] if len(self.shape) > 1 else None) or self.guess
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -68,7 +73,8 @@ class Tap:
     how : str
         The operations from the features to the scores.
     scores_are : str
-        ``"logit"``: the scores that the head gives (found before a final softmax where there is one).
+        ``"logit"``: the scores that the head gives (found before a final softmax where there is one);
+        ``"independent logit"``: found before a sigmoid, so that each class stands for itself.
     slack : float or (K,) ndarray
         Difference that quantisation explains.
     tolerance : float
@@ -175,7 +181,11 @@ def accept_images(images: Any, spec: InputSpec) -> Floats:
     expected = (
         "(" + ", ".join("N" if i == 0 else "any" if n is None else str(n) for i, n in enumerate(spec.shape)) + ")"
     )
-    if array.dtype.kind != "f":
+    if spec.dtype == "uint8":
+        array = _whole_pixels(array)
+    elif array.dtype.kind == "f" and array.dtype not in (np.float16, np.float32, np.float64):
+        array = array.astype(np.float64)  # of another byte order, or longer
+    elif array.dtype.kind != "f":
         raise InputError(
             f"images are {array.dtype}; expected floats as the model takes them, {expected}. "
             "For pictures give paths or PIL images with preprocess=..."
@@ -191,6 +201,17 @@ def accept_images(images: Any, spec: InputSpec) -> Floats:
             raise InputError(f"images have {given}, the model takes {want}: got {array.shape}, expected {expected}")
     _check_finite(array)
     return array
+
+
+def _whole_pixels(array: NDArray[Any]) -> NDArray[Any]:
+    """For a model that takes bytes: whole numbers in 0..255, of any type."""
+    values = np.asarray(array)
+    if values.dtype.kind not in "uif" or not ((values >= 0) & (values <= 255) & (values == np.floor(values))).all():
+        raise InputError(
+            f"the model takes whole pixels, 0 to 255 (uint8); got {values.dtype} with others among them. For pictures "
+            "take a preprocessing that does not scale: preprocess={'scale': 1.0}"
+        )
+    return values.astype(np.float32)
 
 
 def _on_host(tensor: Any) -> Any:

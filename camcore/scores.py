@@ -31,12 +31,13 @@ def softmax(scores: Floats, *, axis: int = -1) -> Floats:
 
 
 def probabilities(scores: Floats, scores_are: str) -> Floats:
-    """(N, K) scores of a stated kind as values in [0, 1]; a single logit goes through the logistic function."""
+    """(N, K) scores of a stated kind as values in [0, 1]; logits that stand alone go through the logistic function."""
     if scores_are == "probability":
         return scores
     if scores_are == "log-probability":
         return np.exp(scores)
-    return 0.5 * (1 + np.tanh(0.5 * scores)) if scores.shape[1] == 1 else softmax(scores)
+    alone = scores_are == "independent logit" or scores.shape[1] == 1
+    return 0.5 * (1 + np.tanh(0.5 * scores)) if alone else softmax(scores)
 
 
 def top_k(scores: Floats, k: int) -> NDArray[np.int64]:
@@ -135,7 +136,7 @@ def _named(scores: Floats, name: str, labels: Sequence[str] | None) -> NDArray[n
 
 
 def _index(name: str, labels: Sequence[str] | None) -> int:
-    if _is_number(name):
+    if _is_number(name) and (labels is None or name not in labels):
         return int(name)
     if labels is None:
         raise InputError(f"class {name!r} is a name, but the model has no class names; give labels, or an index")

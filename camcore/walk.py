@@ -25,7 +25,8 @@ class HeadWalk:
     Attributes
     ----------
     scores_are : str
-        What the network returns: ``"logit"``, ``"probability"`` or ``"log-probability"``.
+        What the network returns: ``"logit"``, ``"probability"``, ``"log-probability"``, or ``"independent"``: a
+        probability for each class by itself.
     slack : (K,) ndarray or 0.0
         Largest difference that the quantisation on the way can make.
     pooled : bool
@@ -66,6 +67,11 @@ class HeadWalk:
             raise HeadNotFound(f"{name} stands between the pooling and the scores, so the head is not linear")
         self.scores_are = kind
         self.path.append(name)
+
+    @property
+    def logits_are(self) -> str:
+        """The kind of the scores that the head gives: ``"logit"``, or ``"independent logit"`` before a sigmoid."""
+        return "independent logit" if self.scores_are == "independent" else "logit"
 
     def same(self, name: str) -> None:
         """An operation that changes no value (identity, reshape, cast, dropout in use)."""

@@ -110,6 +110,7 @@ class OnnxBackend:
             head=found.head,
             how=found.how,
             obstacle=found.obstacle,
+            scores_are=found.scores_are,
             shape=_features_shape(value, found.channel_axis if value is found.features else 1),
             slack=found.slack,
             tolerance=self._tolerance(),

@@ -38,7 +38,7 @@ class Found:
     head: LinearHead | None
     how: str = ""
     obstacle: str = ""
-    output_is: str = "logit"
+    scores_are: str = "logit"
     slack: Any = 0.0
     quantized: bool = False
     channel_axis: int = 1
@@ -79,7 +79,7 @@ def find_head(output: ir.Value, constants: Constants) -> Found:
         value,
         head,
         how=walk.how(),
-        output_is=walk.scores_are,
+        scores_are=walk.logits_are,
         slack=walk.slack,
         quantized=bool(np.any(walk.slack)),
         channel_axis=axis,

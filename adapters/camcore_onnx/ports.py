@@ -31,6 +31,11 @@ def image_input(loaded: Loaded) -> InputSpec:
         )
     value = images[0]
     shape = tuple(n if isinstance(n, int) and n > 0 else None for n in value.shape or ())
+    if len(shape) > 3 and shape[-1] in (1, 3) and shape[1] not in (1, 3):
+        raise InputError(
+            f"{loaded.name}: the input {_shown(value)} has its channels last; expected (N, C, H, W). Convert the "
+            "model with its inputs channels-first (tf2onnx: --inputs-as-nchw), or put a Transpose in front"
+        )
     return InputSpec(value.name or "", shape, NUMPY_TYPES[value.dtype.name if value.dtype is not None else "FLOAT"])
 
 

@@ -243,7 +243,7 @@ STEPS: dict[str, Callable[[Step], ir.Value]] = {
     **dict.fromkeys(("Identity", "Cast", "Dropout", "Flatten", "Squeeze", "Unsqueeze", "Reshape", "Transpose"), _same),
     "Gather": _pick,
     "Softmax": _squash("probability"),
-    "Sigmoid": _squash("probability"),
+    "Sigmoid": _squash("independent"),
     "LogSoftmax": _squash("log-probability"),
     "Gemm": _gemm,
     "MatMul": _matmul,

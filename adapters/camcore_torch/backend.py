@@ -12,13 +12,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from camcore.errors import DeviceError, HeadNotFound, InputError
+from camcore.errors import DeviceError, HeadNotFound, InputError, suggest
 from camcore.evidence import Evidence, InputSpec, Layer, Tap
 from camcore.head import LinearHead
 from camcore.preprocess import Preprocess
 from camcore.scores import Classes, choose_classes
 from camcore_torch.heads import find_head
-from camcore_torch.quiet import MODES, Mode, undisturbed
+from camcore_torch.quiet import MODES, Mode, kept_buffers, undisturbed
 from camcore_torch.record import Recorder, recording_from, scores_of, watching_modules
 from camcore_torch.steps import array
 from camcore_torch.study import Study, make_study, value_at
@@ -71,10 +71,11 @@ class TorchBackend:
         self.mode: Mode = mode
         self.labels: tuple[str, ...] | None = None
         self.preprocess: Preprocess | None = None
-        self.input = InputSpec("images", _input_shape(self.model))
+        self.input = _input(self.model)
         self._head, self._output = head, output
         self._study: Study | None = None
         self._lock = threading.Lock()
+        self._restless = False  # whether a forward pass in evaluation mode writes into buffers
         _check_device(device, self.device)
 
     @property
@@ -99,7 +100,7 @@ class TorchBackend:
         if found.features is None:
             raise HeadNotFound(f"{found.obstacle} Nor is there any feature map with spatial axes on that way.")
         tolerance = _TOLERANCE.get(study.dtype, 1e-3)
-        return Tap(name, found.head, found.how, found.obstacle, "logit", shape, 0.0, tolerance)
+        return Tap(name, found.head, found.how, found.obstacle, found.scores_are, shape, 0.0, tolerance)
 
     def _other_tap(self, study: Study, layer: str) -> Tap:
         shape = next((entry.shape for entry in study.layers if entry.name == layer), ())
@@ -141,7 +142,7 @@ class TorchBackend:
         """(N, K) scores, before a final softmax."""
         if self._studied(images).found.head is not None:
             return self._observe_head(images)[0]
-        with undisturbed(self.model, self.mode):
+        with undisturbed(self.model, self.mode, buffers=self._restless):
             return _rows(self._forward(self._tensor(images)))
 
     def _observe_head(self, images: Floats) -> tuple[Floats, Floats, LinearHead]:
@@ -157,7 +158,7 @@ class TorchBackend:
         if study is None or study.point is None:
             return None
         record = Recorder()
-        with undisturbed(self.model, self.mode):
+        with undisturbed(self.model, self.mode, buffers=self._restless):
             with recording_from(self.model, study.point.place, record):
                 output = self._forward(self._tensor(images))
             start = value_at(record, study.point)
@@ -165,7 +166,7 @@ class TorchBackend:
 
     def _whole(self, images: Floats) -> tuple[Floats, Floats, LinearHead] | None:
         record = Recorder()
-        with undisturbed(self.model, self.mode):
+        with undisturbed(self.model, self.mode, buffers=self._restless):
             tensor = self._tensor(images)
             start = record.number(tensor)
             with record:
@@ -189,7 +190,7 @@ class TorchBackend:
             return self.scores(images), None
         point = study.points[value]
         record = Recorder(copy=(point.offset, point.result))
-        with undisturbed(self.model, self.mode):
+        with undisturbed(self.model, self.mode, buffers=self._restless):
             with recording_from(self.model, point.place, record):
                 output = self._forward(self._tensor(images))
             if record.copied is None:
@@ -199,7 +200,7 @@ class TorchBackend:
     def _forward(self, tensor: Tensor) -> Tensor:
         try:
             output = self.model(tensor)
-        except (RuntimeError, TypeError, ValueError) as error:
+        except Exception as error:  # a network raises what it likes
             text = (str(error).strip().splitlines() or [repr(error)])[0]
             raise InputError(f"the model cannot take images of shape {tuple(tensor.shape)}: {text}") from error
         scores = scores_of(output, self._output)
@@ -211,7 +212,7 @@ class TorchBackend:
 
     def _tensor(self, images: Floats) -> Tensor:
         like = _first_tensor(self.model)
-        tensor = torch.from_numpy(np.ascontiguousarray(images))
+        tensor = torch.tensor(np.ascontiguousarray(images))  # a copy: the network may write into its input
         return tensor.float() if like is None else tensor.to(like.device, like.dtype)
 
     def _given_head(self) -> LinearHead:
@@ -219,9 +220,11 @@ class TorchBackend:
         if isinstance(head, LinearHead):
             return head
         if isinstance(head, str):
-            head = self.model.get_submodule(head)
+            head = self._named_head(head)
         if isinstance(head, nn.Module):
-            weight, bias = head.get_parameter("weight"), getattr(head, "bias", None)
+            weight, bias = getattr(head, "weight", None), getattr(head, "bias", None)
+            if not isinstance(weight, Tensor):
+                raise InputError(f"head is {type(head).__name__}, which has no weight; give a linear layer")
             return LinearHead(array(weight), None if bias is None else array(bias))
         weight, bias = head
         return LinearHead(_plain(weight), None if bias is None else _plain(bias))
@@ -230,7 +233,9 @@ class TorchBackend:
         if self._study is None:
             with self._lock:
                 if self._study is None:
-                    self._study = self._learn(self._example() if example is None else example[:1])
+                    self._study = self._learn(
+                        self._example() if example is None else example[: 1 if self.mode == "eval" else None]
+                    )
         return self._study
 
     def _example(self) -> Floats:
@@ -240,12 +245,18 @@ class TorchBackend:
                 "the network must be run once to be understood, and its input is not a picture: give an example"
             )
         generator = np.random.default_rng(0)
-        return generator.standard_normal((1, shape[1] or 3, 224, 224)).astype(np.float32)
+        return generator.standard_normal((1, self.input.channels or 3, 224, 224)).astype(np.float32)
+
+    def _named_head(self, name: str) -> nn.Module:
+        modules = dict(self.model.named_modules())
+        if name not in modules:
+            raise InputError(f"head {name!r}: no module of that path. {suggest(name, modules)}")
+        return modules[name]
 
     def _learn(self, images: Floats) -> Study:
         """Record everything about one image."""
         record = Recorder()
-        with undisturbed(self.model, self.mode):
+        with undisturbed(self.model, self.mode), kept_buffers(self.model) as changed:
             tensor = self._tensor(images)
             start = record.number(tensor)
             with watching_modules(self.model, record) as events, record:
@@ -253,7 +264,9 @@ class TorchBackend:
             found = find_head(record, record.number(output), start)
             if self._head is not None and found.head is not None:
                 found = replace(found, head=self._given_head(), how="given head")
-            return make_study(found, record, events)
+            study = make_study(found, record, events)
+        self._restless = bool(changed)
+        return study
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -272,11 +285,13 @@ def _first_tensor(model: nn.Module) -> Tensor | None:
     return next((t for c in candidates for t in c() if t.is_floating_point()), None)
 
 
-def _input_shape(model: nn.Module) -> tuple[int | None, ...]:
-    """From the first convolution: its channels and number of axes; nothing where there is none."""
+def _input(model: nn.Module) -> InputSpec:
+    """From the first convolution: its number of axes; its channels as a guess, for others may come before it."""
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     first = next((m for m in model.modules() if isinstance(m, kinds)), None)
-    return () if first is None else (None, first.in_channels, *[None] * (first.weight.ndim - 2))
+    if first is None:
+        return InputSpec("images", ())
+    return InputSpec("images", (None,) * (2 + len(first.kernel_size)), guess=first.in_channels or None)
 
 
 def _check_device(wanted: str, have: str) -> None:

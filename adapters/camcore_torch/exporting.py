@@ -104,9 +104,17 @@ def to_onnx(
     model = unwrap(module)
     with undisturbed(model):
         tensor = _batch_of_two(_like(model, _example(example)))
-        plain = isinstance(model(tensor), Tensor)
+        plain = isinstance(_tried(model, tensor), Tensor)
         wrapped = model if plain else _ScoresOnly(model)
         return _made(wrapped, tensor, exporter, opset, free_size)
+
+
+def _tried(model: nn.Module, images: Tensor) -> Any:
+    try:
+        return model(images.clone())
+    except Exception as error:  # a network raises what it likes
+        reason = (str(error).strip().splitlines() or [repr(error)])[0]
+        raise InputError(f"the model cannot take images of shape {tuple(images.shape)}: {reason}") from error
 
 
 def _made(model: nn.Module, images: Tensor, exporter: Exporter, opset: int, free_size: bool) -> bytes:

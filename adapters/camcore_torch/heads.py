@@ -26,6 +26,7 @@ class Found:
     head: LinearHead | None
     how: str = ""
     obstacle: str = ""
+    scores_are: str = "logit"
     channel_axis: int = 1
 
 
@@ -55,7 +56,7 @@ def find_head(record: Recorder, scores: int, start: int) -> Found:
         head = walk.head(record.tensors[value].shape[axis])
     except HeadNotFound as error:
         return Found(logits, _last_map(record, value, live), None, obstacle=_explain(record, value, walk, error))
-    return Found(logits, value, head, how=walk.how(), channel_axis=axis)
+    return Found(logits, value, head, how=walk.how(), scores_are=walk.logits_are, channel_axis=axis)
 
 
 def _next_step(record: Recorder, value: int, walk: HeadWalk, live: set[int]) -> Step:

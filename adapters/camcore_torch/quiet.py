@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from camcore.errors import InputError
 
-__all__ = ["MODES", "Mode", "undisturbed"]
+__all__ = ["MODES", "Mode", "kept_buffers", "undisturbed"]
 
 Mode = Literal["eval", "caller"]
 MODES = ("eval", "caller")
@@ -34,7 +34,7 @@ _one_at_a_time = threading.RLock()
 
 
 @contextmanager
-def undisturbed(module: nn.Module, mode: Mode = "eval") -> Iterator[None]:
+def undisturbed(module: nn.Module, mode: Mode = "eval", *, buffers: bool = False) -> Iterator[None]:
     """Context in which ``module`` can be run without consequences.
 
     Parameters
@@ -43,6 +43,8 @@ def undisturbed(module: nn.Module, mode: Mode = "eval") -> Iterator[None]:
     mode : {"eval", "caller"}
         ``eval``: batch normalisation with its running statistics, dropout off, whatever the training flag says; this is
         the network that will be shipped. ``caller``: as the training flags say; buffers are put back afterwards.
+    buffers : bool
+        Put buffers back in evaluation mode too: for networks that count or observe whatever the flags say.
 
     Notes
     -----
@@ -55,9 +57,12 @@ def undisturbed(module: nn.Module, mode: Mode = "eval") -> Iterator[None]:
         stack.enter_context(_random_numbers(module))
         if mode == "eval":
             stack.enter_context(_evaluation(module))
+            if buffers:
+                stack.enter_context(_one_at_a_time)
+                stack.enter_context(kept_buffers(module))
         elif _training(module):
             stack.enter_context(_one_at_a_time)
-            stack.enter_context(_buffers(module))
+            stack.enter_context(kept_buffers(module))
         yield
 
 
@@ -97,14 +102,17 @@ def _set(modules: list[nn.Module], training: bool) -> None:
 
 
 @contextmanager
-def _buffers(module: nn.Module) -> Iterator[None]:
+def kept_buffers(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Put all buffers back; the list that is given holds, afterwards, those that had changed."""
     saved = [(b, b.clone()) for b in module.buffers()]
+    changed: list[Tensor] = []
     try:
-        yield
+        yield changed
     finally:
         for buffer, value in saved:  # versions do not tell: batch normalisation updates its statistics without one
             if not torch.equal(buffer, value):
                 buffer.copy_(value)
+                changed.append(buffer)
 
 
 @contextmanager

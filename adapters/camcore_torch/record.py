@@ -203,10 +203,18 @@ def scores_of(output: Any, which: str | int | None = None) -> Tensor | None:
     if isinstance(output, Tensor):
         return output
     if which is not None:
-        chosen = output[which] if not hasattr(output, str(which)) else getattr(output, str(which))
+        chosen = _entry(output, which)
         return chosen if isinstance(chosen, Tensor) else None
     logits = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", None)
     if isinstance(logits, Tensor):
         return logits
     tensors = [t for t in tree_leaves(output) if isinstance(t, Tensor) and torch.is_floating_point(t)]
     return next((t for t in tensors if t.ndim == 2), tensors[0] if tensors else None)
+
+
+def _entry(output: Any, which: str | int) -> Any:
+    """Entry ``which`` of a tuple or dict, or a field of that name; None where there is none."""
+    try:
+        return output[which]
+    except (KeyError, IndexError, TypeError):
+        return getattr(output, which, None) if isinstance(which, str) else None

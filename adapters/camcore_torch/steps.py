@@ -240,7 +240,7 @@ STEPS: dict[str, Callable[[Step], int]] = {
     **dict.fromkeys(("select", "slice", "as_strided", "expand"), _same_numbers),
     "_softmax": _squash("probability"),
     "softmax": _squash("probability"),
-    "sigmoid": _squash("probability"),
+    "sigmoid": _squash("independent"),
     "_log_softmax": _squash("log-probability"),
     "log_softmax": _squash("log-probability"),
     "addmm": _addmm,

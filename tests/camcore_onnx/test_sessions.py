@@ -95,3 +95,26 @@ def test_fixed_batches() -> None:
         found = explainer(pixels, "top3")
         np.testing.assert_array_equal(found.classes, expected.classes)
         np.testing.assert_allclose(found.maps, expected.maps, rtol=1e-5, atol=1e-6)
+
+
+def test_bytes_are_taken_as_bytes() -> None:
+    g = Graph()
+    pixels = g.add("Cast", g.image(["N", 3, 8, 8], type=onnx.TensorProto.UINT8), to="floats")
+    g.nodes[-1].attribute.append(onnx.helper.make_attribute("to", 1))
+    features = g.add("Relu", g.conv(pixels, 3, 6))
+    pooled = g.add("Flatten", g.add("GlobalAveragePool", features))
+    g.out(g.add("Gemm", pooled, g.const(g.normal(6, 9)), g.const(g.normal(9)), to="scores"), ["N", 9])
+    explainer = camcore.explainer(g.model(), device="cpu")
+    whole = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8), dtype=np.uint8)
+    np.testing.assert_array_equal(explainer(whole).maps, explainer(whole.astype(np.float32)).maps)
+    with pytest.raises(camcore.InputError, match="the model takes whole pixels, 0 to 255"):
+        explainer(whole / np.float32(255))
+
+
+def test_channels_last_inputs_are_refused_by_name() -> None:
+    g = Graph()
+    turned = g.add("Transpose", g.image(["N", 16, 12, 3]), perm=[0, 3, 1, 2])
+    pooled = g.add("Flatten", g.add("GlobalAveragePool", g.add("Relu", g.conv(turned, 3, 6))))
+    g.out(g.add("Gemm", pooled, g.const(g.normal(6, 9)), to="scores"), ["N", 9])
+    with pytest.raises(camcore.InputError, match=r"has its channels last; expected \(N, C, H, W\)"):
+        camcore.explainer(g.model(), device="cpu")

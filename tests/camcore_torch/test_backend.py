@@ -148,7 +148,7 @@ def test_images_may_be_tensors() -> None:
 
 def test_wrong_images_are_answered() -> None:
     explainer = camcore.explainer(Small(TAILS["mean of two axes"]))
-    with pytest.raises(InputError, match="images have 4 channels, the model takes 3"):
+    with pytest.raises(InputError, match="to have 3 channels, but got 4"):
         explainer(np.zeros((1, 4, 8, 8), np.float32))
     with pytest.raises(InputError, match=r"Add a batch axis: images\[None\]"):
         explainer(np.zeros((3, 8, 8), np.float32))
@@ -180,3 +180,66 @@ def test_layers_end_at_the_features() -> None:
     assert [entry.name for entry in backend.layers()][-4:] == ["layer1", "layer2", "layer3", "layer4"]
     assert backend.layers()[-1].shape == (512, 7, 7)
     assert backend.tap().layer == "layer4"
+
+
+def test_a_network_that_writes_into_its_input_leaves_the_images_alone() -> None:
+    class Scales(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.sub_(0.5).mul_(2))
+
+    model, x = Scales(TAILS["mean of two axes"]).eval(), images()
+    before = x.copy()
+    with torch.no_grad():
+        expected = model(torch.from_numpy(x.copy())).numpy()
+    out = camcore.explainer(model)(x)
+    np.testing.assert_array_equal(x, before)
+    np.testing.assert_allclose(out.scores, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_classes_before_a_sigmoid_stand_for_themselves() -> None:
+    model, x = Small(TAILS["sigmoid"]).eval(), images()
+    with torch.no_grad():
+        expected = model(torch.from_numpy(x)).numpy()
+    out = camcore.explainer(model)(x)
+    assert out.scores_are == "independent logit"
+    np.testing.assert_allclose(out.probabilities, expected, rtol=1e-5)
+
+
+def test_channels_of_the_first_convolution_are_only_a_guess() -> None:
+    class Grey(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.repeat(1, 3, 1, 1))
+
+    assert camcore.explainer(Grey(TAILS["mean of two axes"]))(images()[:, :1]).maps.shape == (2, 1, 31, 31)
+
+
+def test_callers_mode_learns_from_the_whole_batch() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2)
+    )
+    out = camcore.explainer(model.train(), method="activationmap", mode="caller")(images(4))
+    assert out.maps.shape == (4, 1, 62, 62)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"head": "fcc"}, "head 'fcc': no module of that path. Did you mean 'fc'"),
+        ({"head": nn.ReLU()}, "head is ReLU, which has no weight"),
+        ({"head": (np.zeros((4, 7)), np.zeros(4))}, "the head is for 7 channels and 4 classes, the network has 6"),
+        ({"threads": 2}, "an option that torch models do not have"),
+    ],
+)
+def test_wrong_options_are_answered(options: dict[str, object], text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        camcore.explainer(Small(TAILS["mean of two axes"]), **options)(images())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("output", [2, "x", "count"])
+def test_an_output_that_is_not_there(output: str | int) -> None:
+    class Two(Small):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+            return x, super().forward(x)
+
+    with pytest.raises(InputError, match="without a tensor of scores; say which with output="):
+        camcore.explainer(Two(TAILS["mean of two axes"]), output=output)(images())

@@ -179,3 +179,20 @@ def test_flags_come_back_only_after_the_last_thread() -> None:
 def test_unknown_mode() -> None:
     with pytest.raises(InputError, match="mode is 'test'; expected 'eval' or 'caller'"):
         camcore.explainer(nn.Linear(2, 2), mode="test")
+
+
+def test_buffers_that_a_network_writes_in_evaluation_mode_come_back() -> None:
+    class Counts(Small):
+        def __init__(self) -> None:
+            super().__init__(TAILS["mean of two axes"])
+            self.register_buffer("calls", torch.zeros(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(x)
+
+    model = Counts().eval()
+    explainer = camcore.explainer(model)
+    for _ in range(3):
+        explainer(images())
+    assert model.calls.item() == 0

@@ -56,13 +56,14 @@ def torch_module(spec: str, weights: str | None) -> Any:
         from torch import nn
     except ImportError as error:
         raise MissingPackage(f"--torch needs PyTorch ({error}): pip install 'camcore[torch]'") from error
+    path = sys.path.copy()
     sys.path.insert(0, str(Path.cwd()))
     try:
         made = getattr(import_module(name), factory)()
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"--torch {spec!r}: {error}") from error
+    except Exception as error:  # the code of others raises what it likes
+        raise InputError(f"--torch {spec!r}: {type(error).__name__}: {error}") from error
     finally:
-        sys.path.pop(0)
+        sys.path[:] = path
     if not isinstance(made, nn.Module):
         raise InputError(f"--torch {spec!r} gives {type(made).__name__}; expected a torch.nn.Module")
     if weights is not None:
