@@ -89,7 +89,6 @@ class Tap:
     shape: tuple[int | None, ...] = ()
     slack: Any = 0.0
     tolerance: float = 1e-3
-    notes: tuple[str, ...] = ()
 
     def need_head(self) -> LinearHead:
         """The head, or the error that says what stands in its way."""

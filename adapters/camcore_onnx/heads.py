@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from camcore.errors import HeadNotFound
@@ -40,7 +39,6 @@ class Found:
     obstacle: str = ""
     scores_are: str = "logit"
     slack: Any = 0.0
-    quantized: bool = False
     channel_axis: int = 1
 
 
@@ -81,7 +79,6 @@ def find_head(output: ir.Value, constants: Constants) -> Found:
         how=walk.how(),
         scores_are=walk.logits_are,
         slack=walk.slack,
-        quantized=bool(np.any(walk.slack)),
         channel_axis=axis,
     )
 
