@@ -4,9 +4,8 @@ from camcore.engine import Explainer, explainer
 from camcore.errors import CamError, DeviceError, HeadNotFound, InputError, MethodNotPossible, MissingPackage
 from camcore.evidence import Adapter, Backend, Evidence, InputSpec, Layer, Tap
 from camcore.explanation import Explanation
-from camcore.formulas import activation_map, cam
 from camcore.head import LinearHead
-from camcore.methods import METHODS, Method, register
+from camcore.methods import METHODS, Method, activation_map, cam, register
 from camcore.normalize import normalize, postprocess
 from camcore.plan import Plan
 from camcore.preprocess import PRESETS, Preprocess

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from camcore.errors import HeadNotFound
 from camcore.evidence import Evidence, InputSpec, Layer, Tap, milestones
-from camcore.formulas import cam
+from camcore.methods import cam
 from camcore.preprocess import Preprocess
 from camcore.scores import Classes, choose_classes, top_count
 from camcore_onnx.constants import Constants

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from camcore.errors import CamError
 from camcore.evidence import InputSpec
-from camcore.formulas import cam
 from camcore.head import head_error
+from camcore.methods import cam
 from camcore_onnx.backend import OnnxBackend
 from camcore_onnx.load import Loaded, serialize
 from camcore_onnx.runtime import make_session

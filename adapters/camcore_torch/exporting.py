@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from camcore.errors import InputError, MissingPackage
-from camcore.formulas import cam
+from camcore.methods import cam
 from camcore.preprocess import Preprocess
 from camcore_torch.backend import TorchBackend, unwrap
 from camcore_torch.quiet import undisturbed

@@ -18,7 +18,7 @@ from onnx_graphs import Graph, classifier, finish, images, onnx_bytes, run_plain
 
 import camcore
 from camcore.errors import HeadNotFound, InputError
-from camcore.formulas import cam
+from camcore.methods import cam
 from camcore.preprocess import preprocess
 
 PIXELS = images(2, 3, 8, 8)

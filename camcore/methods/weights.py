@@ -1,4 +1,4 @@
-"""Class activation maps as functions of arrays."""
+"""CAM: the features weighted by the head, and the sum over channels that most methods end with."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from camcore.errors import InputError
 from camcore.head import LinearHead
+from camcore.methods.table import Method, register
 
-__all__ = ["activation_map", "cam"]
+__all__ = ["cam", "combine"]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -88,30 +89,45 @@ def _floating(array: Floats) -> Floats:
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
 
 
-def activation_map(features: Floats, classes: NDArray[np.integer[Any]] | None = None) -> Floats:
-    """Mean of the features over channels: where the network responds, for no class in particular.
+def combine(weights: Floats, features: Floats) -> Floats:
+    """``sum_k w_k(u) A_k(u)``: what most methods end with.
 
     Parameters
     ----------
+    weights : (N, T, C) or (N, T, C, *S) ndarray
+        Spatial axes of length one mean the same weight everywhere.
     features : (N, C, *S) ndarray
-    classes : (N, T) integer ndarray, optional
-        Only its shape counts: the same map is given for every class.
 
     Returns
     -------
     (N, T, *S) ndarray
-        T is 1 without ``classes``.
-
-    References
-    ----------
-    A. Karjauv and S. Albayrak, "LaFAM: unsupervised feature attribution with label-free activation maps",
-    arXiv:2407.06059
 
     Examples
     --------
-    >>> activation_map(np.array([[[1.0, 2.0], [3.0, 4.0]]]))
-    array([[[2., 3.]]])
+    >>> combine(np.array([[[1.0, 10.0]]]), np.array([[[1.0, 2.0], [3.0, 4.0]]]))
+    array([[[31., 42.]]])
     """
-    maps = _floating(features).mean(axis=1, keepdims=True)
-    count = 1 if classes is None else classes.shape[1]
-    return np.repeat(maps, count, axis=1)
+    n, channels, *space = features.shape
+    flat = _floating(features).reshape(n, channels, -1)
+    rows = _floating(weights).reshape(*weights.shape[:3], -1)
+    if rows.shape[3] == 1:
+        rows = rows[..., 0]
+        small = rows.size * flat.shape[2] <= _SMALL
+        maps = np.einsum("ntc,ncs->nts", rows, flat) if small else np.matmul(rows, flat)
+    else:
+        maps = np.einsum("ntcs,ncs->nts", rows, flat)
+    return maps.reshape(n, maps.shape[1], *space)
+
+
+register(
+    Method(
+        name="cam",
+        formula=cam,
+        needs=frozenset({"features", "head"}),
+        rectifies=False,
+        paper="arXiv:1512.04150",
+        summary="features weighted by the head's row of the class",
+        alike="E1",
+        from_class_maps=lambda class_maps: class_maps,
+    )
+)

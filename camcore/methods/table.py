@@ -1,0 +1,110 @@
+"""The table of methods: one row a method. Nothing else in the project knows a method by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camcore.errors import InputError, suggest
+from camcore.methods.probes import Probe
+
+__all__ = ["METHODS", "Method", "method", "register"]
+
+Floats = NDArray[np.floating[Any]]
+NEEDS = frozenset({"features", "head", "gradients", "curvature", "moments", "values", "tail", "model"})
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row: a formula and what it needs.
+
+    Attributes
+    ----------
+    name : str
+    formula : callable
+        Takes ``classes``, its ``options`` and each of ``needs`` by keyword, arrays in and an (N, T, *S) array out.
+        ``tail`` and ``model`` arrive as ``responses``: (N, T, P) target values of what ``probe`` shows to them.
+    needs : frozenset of str
+        Out of ``features`` (N, C, *S); ``head``; ``gradients`` (N, T, C, *S), or with spatial axes of length one where
+        they are the same everywhere; ``curvature``, the Hessian times the features, shaped alike; ``moments``, the
+        means of the gradients, their squares and cubes over noisy copies of the image; ``values`` (N, T) of the
+        target; ``tail`` and ``model``: runs of the network behind the layer, or of all of it.
+    rectifies : bool
+        Whether the heatmap starts from ReLU(map); the raw map never does.
+    paper : str
+        DOI or arXiv id.
+    summary : str
+        One line for ``camcore methods``.
+    options : mapping of str to object
+        Keyword arguments of the formula (and of the probe) that a user may set, with their defaults.
+    target : str
+        What is explained where the user does not say: see :func:`camcore.targets.target`.
+    probe : Probe, optional
+        What ``tail`` or ``model`` runs on.
+    alike : str or callable
+        Methods of one name here give the same map, up to a positive factor and a constant, on a linear head behind a
+        global average pooling with features that are not negative. A function of the options where they decide.
+    from_class_maps : callable, optional
+        The same as a function of the class maps ``sum_k W_ck A_k`` alone, where there is one: (N, T, *S) to (N, T, *S).
+    """
+
+    name: str
+    formula: Callable[..., Floats]
+    needs: frozenset[str]
+    rectifies: bool
+    paper: str
+    summary: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    target: str = "logit"
+    probe: Probe | None = None
+    alike: str | Callable[[Mapping[str, Any]], str] = ""
+    from_class_maps: Callable[[Floats], Floats] | None = None
+
+    def set(self, **options: Any) -> Method:
+        """The row with other values of its options."""
+        for name in options:
+            if name not in self.options:
+                known = suggest(name, self.options) if self.options else "It has none."
+                raise InputError(f"method {self.name!r} has no option {name!r}. {known}")
+        return replace(self, options={**self.options, **options})
+
+    @property
+    def kin(self) -> str:
+        """The group of methods that give the same map on a pooled linear head; empty where it stands alone."""
+        return self.alike(self.options) if callable(self.alike) else self.alike
+
+
+_TABLE: dict[str, Method] = {}
+METHODS: Mapping[str, Method] = MappingProxyType(_TABLE)
+
+
+def register(row: Method) -> Method:
+    """Add a method; a taken name raises."""
+    if row.name in _TABLE:
+        raise InputError(f"method {row.name!r} is already in the table; choose another name")
+    unknown = row.needs - NEEDS
+    if unknown:
+        raise InputError(f"method {row.name!r} needs {sorted(unknown)}; known needs are {sorted(NEEDS)}")
+    wanted = row.needs & {"tail", "model"}
+    if wanted != ({row.probe.where} if row.probe else set()):
+        raise InputError(f"method {row.name!r} needs {sorted(wanted) or 'no runs'}; give a probe for just that")
+    _TABLE[row.name] = row
+    return row
+
+
+def method(name: str, **options: Any) -> Method:
+    """The row of that name, with some of its options set.
+
+    Examples
+    --------
+    >>> method("cam").paper
+    'arXiv:1512.04150'
+    """
+    if name not in METHODS:
+        raise InputError(f"method {name!r} is not known. {suggest(name, METHODS)}")
+    return METHODS[name].set(**options)
