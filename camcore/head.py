@@ -1,4 +1,4 @@
-"""The linear head: how class scores come from globally pooled features."""
+"""The head: how class scores come from globally pooled features."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from camcore.errors import InputError
 
-__all__ = ["LinearHead", "global_mean", "head_error"]
+__all__ = ["Head", "LinearHead", "NormHead", "global_mean", "head_error"]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -65,9 +65,109 @@ class LinearHead:
         """(N, C) pooled features to (N, K) scores."""
         return pooled + self.bias if self._weight is None else pooled @ self._weight.T + self.bias
 
+    def pull(self, pooled: Floats, seeds: Floats) -> Floats:
+        """Gradient of ``sum_k seeds_k s_k`` with respect to the pooled features, which it does not depend on.
+
+        Parameters
+        ----------
+        pooled : (N, C) ndarray
+        seeds : (N, T, K) ndarray
+
+        Returns
+        -------
+        (N, T, C) ndarray
+        """
+        return seeds if self._weight is None else seeds @ self._weight
+
     def __repr__(self) -> str:
         form = "identity, " if self.is_identity else ""
         return f"LinearHead({form}{self.channels} channels -> {self.classes} classes)"
+
+
+class NormHead:
+    """Scores as a linear function of pooled features that a layer normalisation has made alike, as in ConvNeXt.
+
+    ``scores = weight @ z + bias`` with ``z = (F - mean(F)) / sqrt(var(F) + epsilon)`` over the channels of
+    ``F = mean(A)``. Factor and shift of the layer normalisation are folded into weight and bias.
+
+    Parameters
+    ----------
+    weight : (K, C) array_like
+    bias : (K,) array_like, optional
+        Zeros where absent.
+    epsilon : float
+        As the network has it, 1e-5 unless told otherwise.
+
+    Raises
+    ------
+    InputError
+        If the shapes do not fit each other, or if epsilon is negative.
+
+    References
+    ----------
+    J. L. Ba et al., "Layer normalization", arXiv:1607.06450
+
+    Examples
+    --------
+    >>> head = NormHead([[1.0, 2.0]], [0.5], epsilon=0.0)
+    >>> head(np.array([[3.0, 7.0]]))
+    array([[1.5]])
+    """
+
+    def __init__(self, weight: ArrayLike, bias: ArrayLike | None = None, *, epsilon: float = 1e-5) -> None:
+        if not epsilon >= 0:
+            raise InputError(f"the layer normalisation's epsilon is {epsilon}; expected 0 or more")
+        self.linear = LinearHead(weight, bias)
+        self.epsilon = float(epsilon)
+        self.classes, self.channels = self.linear.classes, self.linear.channels
+
+    @property
+    def weight(self) -> Floats:
+        """(K, C) ndarray."""
+        return self.linear.weight
+
+    @property
+    def bias(self) -> Floats:
+        """(K,) ndarray."""
+        return self.linear.bias
+
+    def normal(self, pooled: Floats) -> Floats:
+        """(N, C) pooled features to those that the linear part reads: mean 0 and variance 1 in each row."""
+        return self._parts(pooled)[0]
+
+    def _parts(self, pooled: Floats) -> tuple[Floats, Floats]:
+        """The normalised features (N, C), and what they were divided by (N, 1)."""
+        moved = _floating(pooled) - _floating(pooled).mean(axis=1, keepdims=True)
+        sigma = np.sqrt((moved * moved).mean(axis=1, keepdims=True) + moved.dtype.type(self.epsilon))
+        return moved / sigma, sigma
+
+    def __call__(self, pooled: Floats) -> Floats:
+        """(N, C) pooled features to (N, K) scores."""
+        return self.linear(self.normal(pooled))
+
+    def pull(self, pooled: Floats, seeds: Floats) -> Floats:
+        """Gradient of ``sum_k seeds_k s_k`` with respect to the pooled features.
+
+        ``(v - mean(v) - z mean(v z)) / sigma`` with ``v = seeds @ weight``, exact for every epsilon.
+
+        Parameters
+        ----------
+        pooled : (N, C) ndarray
+        seeds : (N, T, K) ndarray
+
+        Returns
+        -------
+        (N, T, C) ndarray
+        """
+        z, sigma = (part[:, None, :] for part in self._parts(pooled))
+        v = seeds @ self.weight
+        return (v - v.mean(axis=2, keepdims=True) - z * (v * z).mean(axis=2, keepdims=True)) / sigma
+
+    def __repr__(self) -> str:
+        return f"NormHead({self.channels} channels -> {self.classes} classes, epsilon={self.epsilon:g})"
+
+
+Head = LinearHead | NormHead
 
 
 def _matrix(weight: ArrayLike) -> Floats:
@@ -101,12 +201,12 @@ def global_mean(features: Floats) -> Floats:
     return features.mean(axis=axes, dtype=np.result_type(features.dtype, np.float32))
 
 
-def head_error(head: LinearHead, features: Floats, scores: Floats, slack: Floats | float = 0.0) -> float:
+def head_error(head: Head, features: Floats, scores: Floats, slack: Floats | float = 0.0) -> float:
     """How far ``head(mean(features))`` is from ``scores``, relative to the largest score.
 
     Parameters
     ----------
-    head : LinearHead
+    head : LinearHead or NormHead
     features : (N, C, *S) ndarray
     scores : (N, K) ndarray
     slack : float or (K,) ndarray

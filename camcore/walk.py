@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camcore.errors import HeadNotFound
-from camcore.head import LinearHead
+from camcore.head import Head, LinearHead, NormHead
 
 __all__ = ["HeadWalk", "batch_norm_affine", "channel_axis", "dense_weight", "refusal", "scaled", "times"]
 
@@ -21,6 +21,7 @@ class HeadWalk:
 
     The adapter names each operation it meets, last one first; the walk keeps ``scores = weight @ x + bias`` for the
     tensor x that it has reached. Once a pooling is met, x is the mean of the features over space, and the walk ends.
+    Once a layer normalisation is met, it is ``scores = weight @ z(x) + bias``, with x made mean 0 and variance 1.
 
     Attributes
     ----------
@@ -39,6 +40,8 @@ class HeadWalk:
         self._weight: Floats | None = None
         self._gain = 1.0  # in front of x while no matrix has been met
         self._bias: Floats | None = None
+        self._norm = ""  # the layer normalisation met
+        self._epsilon = 0.0
         self.slack: Any = 0.0
         self.scores_are = "logit"
         self.pooled = False
@@ -79,6 +82,7 @@ class HeadWalk:
 
     def linear(self, name: str, weight: Floats, bias: Floats | None) -> None:
         """``y = weight @ x + bias``; weight (K, C)."""
+        self._refuse_before_norm(name)
         self.path.append(name)
         weight = _floating(weight)
         shift = np.zeros(len(weight), weight.dtype) if bias is None else _floating(bias).reshape(-1)
@@ -90,6 +94,9 @@ class HeadWalk:
     def scale(self, name: str, factor: Floats | float, shift: Floats | float = 0.0) -> None:
         """``y = factor * x + shift`` with one number a channel, or one for all."""
         scales, shifts = _floating(factor).reshape(-1), _floating(shift).reshape(-1)
+        if self._norm and scales.size == shifts.size == 1:
+            return self._scale_before_norm(name, float(scales[0]))  # one shift for all is taken away again
+        self._refuse_before_norm(name)
         if self._weight is None and scales.size > 1:
             return self.linear(name, np.diag(scales), np.broadcast_to(shifts, scales.shape))
         self.path.append(name)
@@ -102,6 +109,26 @@ class HeadWalk:
         else:
             self._weight = self._weight * scales
         return None
+
+    def layer_norm(self, name: str, gamma: Floats | None, beta: Floats | None, epsilon: float) -> None:
+        """``y = gamma * z(x) + beta`` over all channels of x, which must be pooled features as they are."""
+        self._refuse_before_norm(name)
+        self.scale(name, 1.0 if gamma is None else gamma, 0.0 if beta is None else beta)
+        self._norm, self._epsilon = name, epsilon
+
+    def _refuse_before_norm(self, name: str) -> None:
+        if self._norm:
+            raise HeadNotFound(
+                f"{name} stands in front of {self._norm}; a layer normalisation is understood where it reads the "
+                "pooled features as they are"
+            )
+
+    def _scale_before_norm(self, name: str, factor: float) -> None:
+        """``z(f x)`` is z(x) with epsilon / f^2."""
+        if not factor > 0:
+            self._refuse_before_norm(f"{name} (a factor of {factor:g})")
+        self.path.append(name)
+        self._epsilon /= factor**2
 
     def _check_width(self, name: str, width: int) -> None:
         """What an operation gives must be what the one behind it reads."""
@@ -117,20 +144,28 @@ class HeadWalk:
 
     def quantize(self, name: str, step: float) -> None:
         """A rounding of x to multiples of ``step``: transparent, but scores may move by half a step a channel."""
+        self._refuse_before_norm(name)
         self.path.append(name)
         reach = abs(self._gain) if self._weight is None else np.abs(self._weight).sum(axis=1)
         self.slack = self.slack + 0.5 * step * reach
 
     def pool(self, name: str, factor: float = 1.0) -> None:
         """``x`` is ``factor`` times the mean over (some of the) spatial axes."""
+        self.pooled = True
+        if self._norm:
+            return self._scale_before_norm(name, factor)
         self.path.append(name)
         self._gain *= factor
         if self._weight is not None:
             self._weight, self._gain = scaled(self._weight, self._gain), 1.0
-        self.pooled = True
+        return None
 
-    def head(self, channels: int) -> LinearHead:
+    def head(self, channels: int) -> Head:
         """The head that the steps so far make of ``channels`` feature maps."""
+        head = self._linear_head(channels)
+        return NormHead(head.weight, head.bias, epsilon=self._epsilon) if self._norm else head
+
+    def _linear_head(self, channels: int) -> LinearHead:
         self._check_width("the pooling", channels)
         if self._weight is not None:
             return LinearHead(self._weight, self._bias)

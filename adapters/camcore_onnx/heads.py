@@ -1,4 +1,4 @@
-"""Find the linear head of a graph: walk back from the scores until the pooling is reached."""
+"""Find the head of a graph: walk back from the scores until the pooling is reached."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import onnx_ir as ir
 
 from camcore.errors import HeadNotFound
-from camcore.head import LinearHead
+from camcore.head import Head
 from camcore.walk import HeadWalk, refusal, times
 from camcore_onnx.constants import Constants
 from camcore_onnx.steps import POOLS, STEPS, Step, channels_of, is_one, space_of
@@ -34,7 +34,7 @@ class Found:
 
     logits: ir.Value
     features: ir.Value | None
-    head: LinearHead | None
+    head: Head | None
     how: str = ""
     obstacle: str = ""
     scores_are: str = "logit"

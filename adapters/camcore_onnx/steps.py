@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from camcore.errors import CamError, HeadNotFound
 from camcore.walk import HeadWalk, batch_norm_affine, channel_axis, dense_weight, scaled, times
 from camcore_onnx.constants import Constants
+from camcore_onnx.norms import layer_norm, reduced_axes
 
 __all__ = ["POOLS", "STEPS", "Step", "channels_of", "is_one", "space_of"]
 
@@ -137,6 +138,8 @@ def _affine(sign: int, inverse: bool = False) -> Callable[[Step], ir.Value]:
         return data
 
     def multiply(step: Step) -> ir.Value:
+        if inverse and layer_norm(step.node, step.constants):
+            return _layer_norm(step)
         data, constant, first = step.either()
         if inverse and not first:
             raise HeadNotFound(f"{step.name} divides by a tensor that depends on the image")
@@ -151,6 +154,15 @@ def _batch_norm(step: Step) -> ir.Value:
     factor, shift = batch_norm_affine(gamma, beta, mean, variance, step.attribute("epsilon", 1e-5))
     step.walk.scale("BatchNormalization", factor, shift)
     return step.data()
+
+
+def _layer_norm(step: Step) -> ir.Value:
+    """Over all channels of what is pooled already: a layer normalisation in front of the pooling is never met here."""
+    norm = layer_norm(step.node, step.constants)
+    if norm is None or not norm.covers_all:
+        raise HeadNotFound(f"{step.name} does not normalise over all channels of pooled features, with fixed weights")
+    step.walk.layer_norm(norm.name, norm.gamma, norm.beta, norm.epsilon)
+    return norm.data
 
 
 def _dequantize(step: Step) -> ir.Value:
@@ -205,10 +217,7 @@ def _flat_reader_agrees(step: Step) -> bool:
 
 def _reduce(step: Step) -> ir.Value:
     data = step.data()
-    axes = step.attribute("axes", None)
-    if axes is None and len(step.node.inputs) > 1:
-        given = step.constant(1)
-        axes = None if given is None else [int(a) for a in given.reshape(-1)]
+    axes = reduced_axes(step.node, step.constants)
     if not axes:
         raise HeadNotFound(f"{step.name} averages over axes that are not known, or over all")
     if data.shape is None:
@@ -260,7 +269,7 @@ STEPS: dict[str, Callable[[Step], ir.Value]] = {
     "ReduceSum": _reduce,
     **dict.fromkeys(("GlobalMaxPool", "MaxPool", "ReduceMax"), _obstacle(_MAXIMUM)),
     "Concat": _obstacle("{} joins several tensors in front of the scores"),
-    "LayerNormalization": _obstacle("{} normalises over the channels, so the head is not linear"),
+    "LayerNormalization": _layer_norm,
     **dict.fromkeys(
         ("QLinearConv", "QLinearMatMul", "QGemm", "QLinearGlobalAveragePool", "QLinearAveragePool", "MatMulInteger"),
         _obstacle("{} works on integers; the quantised form with QuantizeLinear and DequantizeLinear is understood"),

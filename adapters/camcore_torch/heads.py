@@ -1,4 +1,4 @@
-"""Find the linear head in what a network did: walk back from the scores until the pooling is reached."""
+"""Find the head in what a network did: walk back from the scores until the pooling is reached."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from camcore.errors import HeadNotFound
-from camcore.head import LinearHead
+from camcore.head import Head
 from camcore.walk import HeadWalk, refusal, times
 from camcore_torch.record import Recorder
 from camcore_torch.steps import FLATTENERS, POOLS, SAME, STEPS, Step
@@ -23,7 +23,7 @@ class Found:
 
     logits: int
     features: int | None
-    head: LinearHead | None
+    head: Head | None
     how: str = ""
     obstacle: str = ""
     scores_are: str = "logit"

@@ -166,6 +166,20 @@ def _batch_norm(step: Step) -> int:
     return step.data()
 
 
+def _layer_norm(step: Step) -> int:
+    """Over all channels of what is pooled already: a layer normalisation in front of the pooling is never met here."""
+    data = step.data()
+    space, lengths = step.shape(data)[1:], step.arg(1, "normalized_shape")
+    if not max(lengths) == math.prod(lengths) == math.prod(space):
+        raise HeadNotFound(
+            f"{step.name} normalises {times(lengths)} values of a {times(space)} tensor; only one over all channels of "
+            "pooled features is understood"
+        )
+    gamma, beta = step.optional(step.arg(2, "weight")), step.optional(step.arg(3, "bias"))
+    step.walk.layer_norm("layer_norm", gamma, beta, float(step.arg(4, "eps")))
+    return data
+
+
 def _mean(step: Step) -> int:
     data = step.data()
     shape, axes = step.shape(data), step.arg(1, "dim")
@@ -258,7 +272,7 @@ STEPS: dict[str, Callable[[Step], int]] = {
     **dict.fromkeys(("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d"), _window_mean),
     **dict.fromkeys(("max_pool2d_with_indices", "adaptive_max_pool2d", "amax", "max"), _obstacle(_MAXIMUM)),
     "cat": _obstacle("{} joins several tensors in front of the scores"),
-    "native_layer_norm": _obstacle("{} normalises over the channels, so the head is not linear"),
+    "native_layer_norm": _layer_norm,
 }
 POOLS = (
     "mean",

@@ -1,4 +1,4 @@
-"""The linear head: shapes it takes, what it computes, and how far it is from given scores."""
+"""Heads: shapes they take, what they compute, their gradients, and how far they are from given scores."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import re
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from camcore import InputError, LinearHead
-from camcore.head import global_mean, head_error
+from camcore.head import Head, NormHead, global_mean, head_error
 
 RNG = np.random.default_rng(0)
 
@@ -71,6 +73,92 @@ def test_it_says_what_it_is() -> None:
     assert repr(LinearHead.identity(3)) == "LinearHead(identity, 3 channels -> 3 classes)"
 
 
+class TestNormHead:
+    def test_the_scores_are_those_of_normalised_features(self) -> None:
+        weight, bias, pooled = RNG.random((4, 3)), RNG.random(4), RNG.random((2, 3))
+        head = NormHead(weight, bias, epsilon=0.1)
+        for n in range(2):
+            mean = sum(pooled[n]) / 3
+            variance = sum((f - mean) ** 2 for f in pooled[n]) / 3
+            z = [(f - mean) / (variance + 0.1) ** 0.5 for f in pooled[n]]
+            naive = [sum(weight[k, c] * z[c] for c in range(3)) + bias[k] for k in range(4)]
+            np.testing.assert_allclose(head(pooled)[n], naive, rtol=1e-13)
+        assert (head.classes, head.channels, head.epsilon) == (4, 3, 0.1)
+        np.testing.assert_array_equal(head.weight, weight)
+        np.testing.assert_array_equal(head.bias, bias)
+
+    def test_what_the_linear_part_reads_has_mean_0_and_variance_1(self) -> None:
+        z = NormHead(RNG.random((4, 50)), epsilon=0.0).normal(3 + 7 * RNG.random((2, 50)))
+        np.testing.assert_allclose(z.mean(axis=1), 0, atol=1e-14)
+        np.testing.assert_allclose(z.var(axis=1), 1, rtol=1e-13)
+
+    def test_half_precision_is_computed_in_float32(self) -> None:
+        pooled = np.array([[60000, -60000, 0]], np.float16)  # the squares exceed float16
+        scores = NormHead(np.eye(3, dtype=np.float32))(pooled)
+        assert scores.dtype == np.float32
+        np.testing.assert_allclose(scores, [[1.5**0.5, -(1.5**0.5), 0]], rtol=1e-6)
+
+    def test_equal_features_give_the_bias(self) -> None:
+        np.testing.assert_array_equal(NormHead(RNG.random((2, 3)), [1, 2])(np.full((1, 3), 5.0)), [[1, 2]])
+
+    def test_shapes_that_do_not_fit_and_a_negative_epsilon(self) -> None:
+        with pytest.raises(InputError, match=r"the head's weight has shape \(3,\)"):
+            NormHead(np.ones(3))
+        with pytest.raises(InputError, match=r"epsilon is -0\.5; expected 0 or more"):
+            NormHead(np.ones((2, 3)), epsilon=-0.5)
+
+    def test_it_says_what_it_is(self) -> None:
+        head = NormHead(np.ones((4, 3)), epsilon=1e-6)
+        assert repr(head) == "NormHead(3 channels -> 4 classes, epsilon=1e-06)"
+
+
+def differences(head: Head, pooled: np.ndarray, seeds: np.ndarray, step: float) -> np.ndarray:
+    """Central differences of ``sum_k seeds_k s_k`` with respect to the pooled features, (N, T, C)."""
+    columns = []
+    for c in range(head.channels):
+        moved = np.zeros(head.channels)
+        moved[c] = step
+        change = head(pooled + moved) - head(pooled - moved)
+        columns.append(np.einsum("ntk,nk->nt", seeds, change) / (2 * step))
+    return np.stack(columns, axis=2)
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    channels=st.integers(1, 6),
+    kind=st.sampled_from(["linear", "identity", "norm"]),
+    epsilon=st.sampled_from([1e-6, 1e-3, 1.0, 30.0]),
+)
+def test_the_pull_is_the_gradient(seed: int, channels: int, kind: str, epsilon: float) -> None:
+    rng = np.random.default_rng(seed)
+    weight, bias = rng.standard_normal((3, channels)), rng.standard_normal(3)
+    kinds: dict[str, Head] = {
+        "linear": LinearHead(weight, bias),
+        "identity": LinearHead.identity(channels),
+        "norm": NormHead(weight, bias, epsilon=epsilon),
+    }
+    head = kinds[kind]
+    pooled, seeds = rng.standard_normal((2, channels)), rng.standard_normal((2, 4, head.classes))
+    pulled = head.pull(pooled, seeds)
+    sigma = np.sqrt(pooled.var(axis=1).min() + epsilon)  # the scale on which a normalisation bends
+    expected = differences(head, pooled, seeds, 1e-4 * sigma)
+    assert pulled.shape == (2, 4, channels)
+    np.testing.assert_allclose(pulled, expected, atol=1e-6 * (1 + np.abs(seeds).sum() * np.abs(weight).max()) / sigma)
+
+
+def test_a_normalised_head_has_effective_weights() -> None:
+    """``w~ = (v - mean(v) - z mean(v z)) / sigma``, which a shift or a common factor of the features cannot see."""
+    weight, pooled = RNG.standard_normal((4, 8)), RNG.standard_normal((1, 8))
+    head = NormHead(weight, epsilon=0.0)
+    z, sigma = (pooled - pooled.mean()) / pooled.std(), pooled.std()
+    rows = head.pull(pooled, np.eye(4)[None])[0]
+    for v, row in zip(weight, rows, strict=True):
+        np.testing.assert_allclose(row, (v - v.mean() - z[0] * (v * z[0]).mean()) / sigma, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(rows.sum(axis=1), 0, atol=1e-13)
+    np.testing.assert_allclose(rows @ pooled[0], 0, atol=1e-13)
+
+
 @pytest.mark.parametrize("space", [(6,), (2, 3), (2, 1, 3)])
 def test_the_mean_is_over_all_spatial_axes(space: tuple[int, ...]) -> None:
     features = RNG.random((2, 3, *space))
@@ -103,6 +191,12 @@ class TestHeadError:
         assert head_error(self.head, self.features, wrong, 0.26) == 0
         assert head_error(self.head, self.features, wrong, np.array([0, 0, 0.26, 0, 0])) == 0
         assert head_error(self.head, self.features, wrong, np.array([0.26, 0, 0, 0, 0])) > 0.01
+
+    def test_a_normalised_head(self) -> None:
+        head = NormHead(self.head.weight, self.head.bias)
+        scores = head(global_mean(self.features))
+        assert head_error(head, self.features, scores) == 0
+        assert head_error(self.head, self.features, scores) > 0.01
 
     def test_scores_of_zero(self) -> None:
         zero = np.zeros_like(self.scores)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camcore import HeadNotFound
+from camcore.head import LinearHead, NormHead
 from camcore.walk import HeadWalk, batch_norm_affine, channel_axis, dense_weight, refusal, scaled, times
 
 RNG = np.random.default_rng(0)
@@ -128,6 +129,55 @@ def test_the_slack_is_reached() -> None:
     np.testing.assert_allclose(walk.slack, [0.5 * 0.5 * 5, 0.5 * 0.5 * 1])
 
 
+def layer_norm(gamma: np.ndarray, beta: np.ndarray, epsilon: float) -> Callable[[np.ndarray], np.ndarray]:
+    """The layer normalisation of (N, C) values, as PyTorch does it."""
+    tensors = torch.from_numpy(gamma), torch.from_numpy(beta)
+    return lambda x: F.layer_norm(torch.from_numpy(x), (x.shape[1],), *tensors, eps=epsilon).numpy()
+
+
+@settings(deadline=None)
+@given(seed=SEEDS, length=LENGTHS, factor=FACTORS, affine=st.booleans(), number=st.sampled_from([1.0, 0.2, 5.0]))
+def test_the_head_behind_a_layer_normalisation(
+    seed: int, length: int, factor: float, affine: bool, number: float
+) -> None:
+    steps, channels = chain(seed, length, [linear, scale, batch_norm, nothing])
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal((3, channels, 2, 3))
+    gamma, beta = (rng.standard_normal((2, channels))) if affine else (np.ones(channels), np.zeros(channels))
+    normalised = layer_norm(gamma, beta, 0.01)(number * factor * features.mean(axis=(2, 3)) - 3)
+    scores = normalised
+    for step in steps:
+        scores = step.apply(scores)
+    walk = HeadWalk()
+    for step in reversed(steps):
+        step.tell(walk)
+    walk.layer_norm("norm", *((gamma, beta) if affine else (None, None)), 0.01)
+    walk.same("flatten")
+    walk.scale("mul", number, -3.0)
+    walk.pool("pool", factor)
+    head = walk.head(channels)
+    assert isinstance(head, NormHead)
+    tolerance = 1e-5 * max(1, np.abs(scores).max())
+    np.testing.assert_allclose(head(features.mean(axis=(2, 3))), scores, atol=tolerance)
+    assert walk.pooled
+    assert walk.how().startswith("pool -> mul -> flatten -> norm")
+
+
+def test_without_a_layer_normalisation_the_head_is_linear() -> None:
+    walk = HeadWalk()
+    walk.linear("fc", np.ones((2, 3)), None)
+    walk.pool("pool")
+    assert isinstance(walk.head(3), LinearHead)
+
+
+def test_a_rounding_behind_a_layer_normalisation_counts() -> None:
+    walk = HeadWalk()
+    walk.linear("fc", np.array([[2.0, -3.0]]), None)
+    walk.quantize("quantize", 0.5)
+    walk.layer_norm("norm", np.ones(2), np.ones(2), 1e-5)
+    np.testing.assert_allclose(walk.slack, [0.5 * 0.5 * 5])
+
+
 def test_a_fresh_walk_is_an_identity() -> None:
     walk = HeadWalk()
     assert walk.untouched
@@ -188,6 +238,7 @@ class TestObstacles:
             lambda walk: walk.scale("mul", 2.0),
             lambda walk: walk.scale("add", 1.0, 1.0),
             lambda walk: walk.pool("pool"),
+            lambda walk: walk.layer_norm("norm", None, None, 1e-5),
             lambda walk: walk.squash("softmax 1", "probability"),
         ],
     )
@@ -222,6 +273,31 @@ class TestObstacles:
             "add 1 works with 2 values on 3 channels",
             lambda walk: walk.scale("add 2", 1.0, np.ones(3)),
             lambda walk: walk.scale("add 1", 1.0, np.ones(2)),
+        )
+
+    @pytest.mark.parametrize(
+        ("name", "second"),
+        [
+            ("fc", lambda walk: walk.linear("fc", np.ones((3, 3)), None)),
+            ("bn", lambda walk: walk.scale("bn", np.ones(3))),
+            ("add", lambda walk: walk.scale("add", 1.0, np.ones(3))),
+            ("mul (a factor of -2)", lambda walk: walk.scale("mul", -2.0)),
+            ("quantize", lambda walk: walk.quantize("quantize", 0.1)),
+            ("norm 1", lambda walk: walk.layer_norm("norm 1", np.ones(3), np.ones(3), 1e-5)),
+            ("norm 1", lambda walk: walk.layer_norm("norm 1", None, None, 1e-5)),
+        ],
+    )
+    def test_what_may_not_stand_in_front_of_a_layer_normalisation(
+        self, name: str, second: Callable[[HeadWalk], None]
+    ) -> None:
+        text = f"{name} stands in front of norm 2; a layer normalisation is understood where it reads the pooled"
+        self.refused(text, lambda walk: walk.layer_norm("norm 2", np.ones(3), np.zeros(3), 1e-5), second)
+
+    def test_a_layer_normalisation_of_another_width(self) -> None:
+        self.refused(
+            "norm works with 4 values on 3 channels",
+            lambda walk: walk.linear("fc", np.ones((2, 3)), None),
+            lambda walk: walk.layer_norm("norm", np.ones(4), np.ones(4), 1e-5),
         )
 
     def test_features_with_other_channels(self) -> None:

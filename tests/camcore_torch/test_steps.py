@@ -13,7 +13,7 @@ from camcore_torch.record import Recorder
 from camcore_torch.steps import array
 from torch import Tensor
 
-from camcore.head import global_mean
+from camcore.head import NormHead, global_mean
 
 C, K = 6, 4
 W, B = torch.randn(K, C, generator=torch.manual_seed(0)), torch.randn(K)
@@ -72,6 +72,65 @@ def test_windows(pool: Callable[[Tensor], Tensor], whole: bool) -> None:
         assert found.features is not None
         tapped = array(record.tensors[found.features])
         np.testing.assert_allclose(found.head(global_mean(tapped)), scores.numpy(), rtol=1e-4, atol=1e-5)
+
+
+NORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "pooled": lambda a: F.layer_norm(a.mean((2, 3)), (C,), V, V - 1, 0.01),
+    "without factor and shift": lambda a: F.layer_norm(a.mean((2, 3)), (C,), eps=0.01),
+    "ConvNeXt's permutations": lambda a: (
+        F.layer_norm(F.adaptive_avg_pool2d(a, 1).permute(0, 2, 3, 1), (C,), V, V - 1, 0.01).permute(0, 3, 1, 2)
+    ).flatten(1),
+    "with axes of length one": lambda a: F.layer_norm(a.mean((2, 3), keepdim=True), (C, 1, 1), eps=0.01).flatten(1),
+    "of the sum": lambda a: F.layer_norm(a.sum((2, 3)) / 20, (C,), V, V - 1, 0.01),
+    "channels last": lambda a: F.layer_norm(a.permute(0, 2, 3, 1).mean((1, 2)), (C,), V, V - 1, 0.01),
+    "alone": lambda a: F.layer_norm(a.mean((2, 3)), (C,), V),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("linear", [True, False])
+def test_layer_normalisation_behind_the_pooling(name: str, linear: bool) -> None:
+    features = torch.randn(3, C, 4, 5)
+    record = Recorder()
+    with record, torch.no_grad():
+        a = features + 0
+        normalised = NORMS[name](a)
+        scores = F.linear(normalised, W, B) if linear else normalised + 0
+    found = find_head(record, record.number(scores), record.number(a))
+    assert isinstance(found.head, NormHead), found.obstacle
+    np.testing.assert_allclose(found.head(global_mean(features.numpy())), scores.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_layer_normalisation_in_front_of_the_pooling_is_part_of_the_network() -> None:
+    record = Recorder()
+    with record, torch.no_grad():
+        a = torch.randn(3, 4, 5, C) + 0
+        normalised = F.layer_norm(a, (C,), V)
+        scores = F.linear(normalised.permute(0, 3, 1, 2).mean((2, 3)), W, B)
+    found = find_head(record, record.number(scores), record.number(a))
+    assert found.head is not None
+    assert not isinstance(found.head, NormHead)
+    assert found.features is not None
+    assert record.made_by(found.features, "native_layer_norm", 2)
+
+
+@pytest.mark.parametrize(
+    ("tail", "text"),
+    [
+        (lambda a: F.layer_norm(a.mean(3), (4,)).flatten(1), "native_layer_norm normalises 4 values of a 6x4 tensor"),
+        (lambda a: F.layer_norm(a.mean(3), (C, 4)).flatten(1), "normalises 6x4 values of a 6x4 tensor"),
+        (lambda a: F.layer_norm(a.mean((2, 3)) @ W.t(), (K,)), "mm stands in front of layer_norm"),
+        (lambda a: F.layer_norm(a.mean((2, 3)), (C,), a.mean((0, 2, 3))), "has no fixed weight"),
+    ],
+)
+def test_layer_normalisation_that_is_refused(tail: Callable[[Tensor], Tensor], text: str) -> None:
+    record = Recorder()
+    with record, torch.no_grad():
+        a = torch.randn(3, C, 4, 5) + 0
+        scores = tail(a)
+    found = find_head(record, record.number(scores), record.number(a))
+    assert found.head is None
+    assert text in found.obstacle
 
 
 def test_half_precision_becomes_float32() -> None:
