@@ -1,7 +1,37 @@
 """Every method: its formula and its row of the table, one module a family."""
 
+from camcore.methods.ablation import ablation_cam, lift_cam, recipro_cam
 from camcore.methods.activations import activation_map
+from camcore.methods.gradients import (
+    grad_cam,
+    grad_cam_elementwise,
+    grad_cam_plus_plus,
+    hires_cam,
+    layer_cam,
+    shapley_cam,
+    smooth_grad_cam_plus_plus,
+    xgrad_cam,
+)
 from camcore.methods.table import METHODS, Method, method, register
 from camcore.methods.weights import cam, combine
 
-__all__ = ["METHODS", "Method", "activation_map", "cam", "combine", "method", "register"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "ablation_cam",
+    "activation_map",
+    "cam",
+    "combine",
+    "grad_cam",
+    "grad_cam_elementwise",
+    "grad_cam_plus_plus",
+    "hires_cam",
+    "layer_cam",
+    "lift_cam",
+    "method",
+    "recipro_cam",
+    "register",
+    "shapley_cam",
+    "smooth_grad_cam_plus_plus",
+    "xgrad_cam",
+]

@@ -11,7 +11,7 @@ from camcore.errors import InputError
 from camcore.head import LinearHead
 from camcore.methods.table import Method, register
 
-__all__ = ["cam", "combine"]
+__all__ = ["cam", "combine", "floating"]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -58,7 +58,7 @@ def cam(features: Floats, head: LinearHead, classes: NDArray[np.integer[Any]] | 
             f"features have shape {features.shape}; the head reads (N, {head.channels}, *S) with 1 to 3 spatial axes"
         )
     n, channels, *space = features.shape
-    flat = _floating(features).reshape(n, channels, -1)
+    flat = floating(features).reshape(n, channels, -1)
     maps = _gather(flat, classes) if head.is_identity else _weigh(flat, head.weight, classes)
     return maps.reshape(n, maps.shape[1], *space)
 
@@ -85,7 +85,8 @@ def _side_by_side(weight: Floats, flat: Floats) -> Floats:
     return np.ascontiguousarray(wide.reshape(-1, n, positions).transpose(1, 0, 2))
 
 
-def _floating(array: Floats) -> Floats:
+def floating(array: Floats) -> Floats:
+    """float32 and float64 as they are, anything else as float32."""
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
 
 
@@ -108,8 +109,8 @@ def combine(weights: Floats, features: Floats) -> Floats:
     array([[[31., 42.]]])
     """
     n, channels, *space = features.shape
-    flat = _floating(features).reshape(n, channels, -1)
-    rows = _floating(weights).reshape(*weights.shape[:3], -1)
+    flat = floating(features).reshape(n, channels, -1)
+    rows = floating(weights).reshape(*weights.shape[:3], -1)
     if rows.shape[3] == 1:
         rows = rows[..., 0]
         small = rows.size * flat.shape[2] <= _SMALL

@@ -1,0 +1,444 @@
+"""Methods that weigh the features by gradients of the target.
+
+Gradients come as (N, T, C, *S) arrays, or with spatial axes of length one where they are the same at every position,
+as they are behind a global average pooling: then each of these sums is one matrix product. Raw maps are signed; NaN in
+the features or gradients of an image stays in that image and class and nowhere raises.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camcore.errors import InputError, suggest
+from camcore.methods.table import Method, register
+from camcore.methods.weights import combine, floating
+
+__all__ = [
+    "grad_cam",
+    "grad_cam_elementwise",
+    "grad_cam_plus_plus",
+    "hires_cam",
+    "layer_cam",
+    "shapley_cam",
+    "smooth_grad_cam_plus_plus",
+    "xgrad_cam",
+]
+
+Floats = NDArray[np.floating[Any]]
+Classes = NDArray[np.integer[Any]] | None
+
+
+def grad_cam(features: Floats, gradients: Floats, classes: Classes = None) -> Floats:
+    """Grad-CAM before its ReLU: each channel weighted by the mean of its gradient.
+
+    ``w_k = mean_u g_k(u)``, ``M(u) = sum_k w_k A_k(u)``.
+
+    Parameters
+    ----------
+    features : (N, C, *S) ndarray
+        With 1, 2 or 3 spatial axes.
+    gradients : (N, T, C, *S) ndarray
+        Of the target of each class; spatial axes may be of length one.
+    classes : (N, T) integer ndarray, optional
+        Not used: the gradients know.
+
+    Returns
+    -------
+    (N, T, *S) ndarray
+        NaN in one channel's gradient, or at one position of the features, is NaN in what is summed from it.
+
+    Raises
+    ------
+    InputError
+        If the gradients do not fit the features.
+
+    References
+    ----------
+    R. R. Selvaraju et al., "Grad-CAM: visual explanations from deep networks via gradient-based localization",
+    ICCV 2017, arXiv:1610.02391
+
+    Examples
+    --------
+    >>> A = np.array([[[1.0, 2.0], [3.0, 4.0]]])
+    >>> g = np.array([[[[1.0, 3.0], [-1.0, 0.0]]]])
+    >>> grad_cam(A, g)
+    array([[[0.5, 2. ]]])
+    """
+    return combine(_mean(_fitting(gradients, features)), features)
+
+
+def hires_cam(features: Floats, gradients: Floats, classes: Classes = None) -> Floats:
+    """HiResCAM: the features times their gradients, position by position; no ReLU, as in the paper.
+
+    ``M(u) = sum_k g_k(u) A_k(u)``. Parameters, result and errors as in :func:`grad_cam`.
+
+    References
+    ----------
+    R. L. Draelos and L. Carin, "Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural
+    networks", arXiv:2011.08891
+    """
+    return combine(_fitting(gradients, features), features)
+
+
+def layer_cam(features: Floats, gradients: Floats, classes: Classes = None) -> Floats:
+    """LayerCAM before its ReLU: the features times their positive gradients.
+
+    ``M(u) = sum_k ReLU(g_k(u)) A_k(u)``. Parameters, result and errors as in :func:`grad_cam`.
+
+    References
+    ----------
+    P.-T. Jiang et al., "LayerCAM: exploring hierarchical class activation maps for localization", IEEE TIP 2021,
+    doi:10.1109/TIP.2021.3089943
+    """
+    return combine(_relu(_fitting(gradients, features)), features)
+
+
+def grad_cam_elementwise(features: Floats, gradients: Floats, classes: Classes = None) -> Floats:
+    """Grad-CAM with its ReLU inside the sum: ``M(u) = sum_k ReLU(g_k(u) A_k(u))``.
+
+    Parameters, result and errors as in :func:`grad_cam`. A product is positive where both factors are, or neither.
+
+    References
+    ----------
+    V. Pillai and H. Pirsiavash, "Explainable models with consistent interpretations", AAAI 2021,
+    doi:10.1609/aaai.v35i3.16344
+    """
+    gradients = _fitting(gradients, features)
+    both = combine(_relu(gradients), _relu(features))
+    return both + combine(_relu(-gradients), _relu(-features))
+
+
+def xgrad_cam(features: Floats, gradients: Floats, classes: Classes = None) -> Floats:
+    """XGrad-CAM before its ReLU: gradients averaged with the features as weights.
+
+    ``w_k = sum_u g_k(u) A_k(u) / sum_u A_k(u)``, ``M(u) = sum_k w_k A_k(u)``.
+
+    Parameters, result and errors as in :func:`grad_cam`. A gradient that is the same everywhere is its own average,
+    exactly. Else, where the features of a channel sum to zero, its weight is zero: they all are zero, or the quotient
+    does not exist. The paper has features after a ReLU; those of SiLU or GELU may nearly cancel in the sum, and then
+    the weight is as large as the formula makes it, or has the opposite sign.
+
+    References
+    ----------
+    R. Fu et al., "Axiom-based Grad-CAM: towards accurate visualization and explanation of CNNs", BMVC 2020,
+    arXiv:2008.02312
+    """
+    gradients = _fitting(gradients, features)
+    if math.prod(gradients.shape[3:]) == 1:
+        return combine(gradients, features)
+    flat = floating(features).reshape(*features.shape[:2], -1)
+    pulled = np.einsum("ntcs,ncs->ntc", gradients.reshape(*gradients.shape[:3], -1), flat)
+    return combine(_quotient(pulled, flat.sum(axis=2)[:, None]), features)
+
+
+def grad_cam_plus_plus(
+    features: Floats, gradients: Floats, classes: Classes = None, *, variant: str = "paper"
+) -> Floats:
+    """Grad-CAM++ before its ReLU: positive gradients, with a weight of their own at each position.
+
+    With ``S_k = sum_u A_k(u)``, ``a_k(u) = g^2 / (2 g^2 + S_k g^3)`` and ``w_k = sum_u a_k(u) ReLU(g_k(u))``, the map
+    is ``sum_k w_k A_k``. This is the paper's equation 19 for ``Y = exp(s)``, whose factor ``exp(s) > 0`` is common to
+    the map and left out.
+
+    Parameters
+    ----------
+    features : (N, C, *S) ndarray
+    gradients : (N, T, C, *S) ndarray
+        Spatial axes may be of length one.
+    classes : (N, T) integer ndarray, optional
+        Not used.
+    variant : {"paper", "official"}
+        ``official`` is the authors' code: it divides the ``a_k(u)`` where the gradient is positive by their sum, so
+        that a gradient that is the same everywhere is the weight itself, as in LayerCAM.
+
+    Returns
+    -------
+    (N, T, *S) ndarray
+
+    Raises
+    ------
+    InputError
+        For an unknown variant, or if the gradients do not fit the features.
+
+    Notes
+    -----
+    ``a ReLU(g)`` is computed as ``ReLU(g) / (2 + S_k g)``: no epsilon, no powers that underflow, and gradients of 1e-30
+    are as good as those of 1. With features after a ReLU the denominator is at least 2. Features of SiLU or GELU can
+    have ``S_k < 0``; the paper does not speak of them. There the formula stands as it is: weights turn negative beyond
+    ``g = -2 / S_k`` and are large near it; where the denominator is zero the weight is zero.
+
+    References
+    ----------
+    A. Chattopadhyay et al., "Grad-CAM++: generalized gradient-based visual explanations for deep convolutional
+    networks", WACV 2018, arXiv:1710.11063; code: adityac94/Grad_CAM_plus_plus
+
+    Examples
+    --------
+    >>> A = np.array([[[1.0, 2.0]]])
+    >>> g = np.array([[[[1.0, -1.0]]]])
+    >>> grad_cam_plus_plus(A, g)
+    array([[[0.2, 0.4]]])
+    >>> grad_cam_plus_plus(A, g, variant="official")
+    array([[[1., 2.]]])
+    """
+    if variant not in _VARIANTS:
+        raise InputError(f"variant {variant!r} of gradcam++ is not known. {suggest(variant, _VARIANTS)}")
+    gradients = _fitting(gradients, features)
+    positive = _relu(gradients)
+    alphas = _quotient(np.sign(positive), 2 + _totals(features) * gradients)
+    return combine(_VARIANTS[variant](alphas, positive, features), features)
+
+
+def _paper(alphas: Floats, positive: Floats, features: Floats) -> Floats:
+    return _sum(alphas * positive, features)
+
+
+def _official(alphas: Floats, positive: Floats, features: Floats) -> Floats:
+    total = _mean(alphas)
+    return _mean(alphas * positive) / np.where(total != 0, total, 1)
+
+
+_VARIANTS: Mapping[str, Callable[[Floats, Floats, Floats], Floats]] = MappingProxyType(
+    {"paper": _paper, "official": _official}
+)
+
+
+def smooth_grad_cam_plus_plus(
+    features: Floats,
+    moments: tuple[Floats, Floats, Floats],
+    classes: Classes = None,
+    *,
+    samples: int = 4,
+    spread: float = 0.3,
+    seed: int = 0,
+) -> Floats:
+    """Smooth Grad-CAM++ before its ReLU: Grad-CAM++ with powers of the gradient averaged over noisy images.
+
+    ``a_k(u) = m2 / (2 m2 + S_k m3)``, ``w_k = sum_u a_k(u) ReLU(m1)``, with the features of the clean image.
+
+    Parameters
+    ----------
+    features : (N, C, *S) ndarray
+        Of the images without noise.
+    moments : three (N, T, C, *S) ndarrays
+        Means over the noisy images of the gradient, its square and its cube; spatial axes may be of length one.
+    classes : (N, T) integer ndarray, optional
+        Not used.
+    samples : int
+        Noisy images. They are made before the moments; so this and what follows changes nothing here.
+    spread : float
+        Standard deviation of the noise.
+    seed : int
+        Of the noise.
+
+    Returns
+    -------
+    (N, T, *S) ndarray
+
+    Raises
+    ------
+    InputError
+        If the moments are not three, or do not fit the features.
+
+    Notes
+    -----
+    Computed in float64 as ``1 / (2 + S_k m3 / m2)``, the ratio being zero where ``m2`` is: it is no larger than the
+    largest gradient, so cubes and squares that underflow lose nothing. Without noise it is Grad-CAM++. The paper prints
+    the first derivative as numerator of ``a``, which would not be; the second is meant, as in Grad-CAM++.
+    Of features that sum to less than zero: see :func:`grad_cam_plus_plus`.
+
+    References
+    ----------
+    D. Omeiza et al., "Smooth Grad-CAM++: an enhanced inference level visualization technique for deep convolutional
+    neural network models", arXiv:1908.01224
+    """
+    if len(moments) != 3:
+        raise InputError(f"moments are {len(moments)} arrays; expected the means of g, g^2 and g^3")
+    first, second, third = (_fitting(m, features, "moments").astype(np.float64, copy=False) for m in moments)
+    positive = _relu(first)
+    alphas = _quotient(np.sign(positive), 2 + _totals(features) * _quotient(third, second))
+    weights = _paper(alphas, positive, features)
+    return combine(weights.astype(floating(features).dtype), features)
+
+
+def shapley_cam(features: Floats, gradients: Floats, curvature: Floats, classes: Classes = None) -> Floats:
+    """ShapleyCAM before its ReLU: Grad-CAM with the second-order term of the channels' Shapley values.
+
+    ``w_k = mean_u (g - H A / 2)_k(u)``, ``M(u) = sum_k w_k A_k(u)``, where H is the Hessian of the target with respect
+    to the features. The paper's target is ``s_c + ln p_c``; for one that is linear in the features H is zero and this
+    is Grad-CAM.
+
+    Parameters
+    ----------
+    features : (N, C, *S) ndarray
+    gradients, curvature : (N, T, C, *S) ndarray
+        ``g`` and ``H A``; spatial axes of each may be of length one.
+    classes : (N, T) integer ndarray, optional
+        Not used.
+
+    Returns
+    -------
+    (N, T, *S) ndarray
+
+    Raises
+    ------
+    InputError
+        If the gradients or the curvature do not fit the features.
+
+    References
+    ----------
+    H. Cai, "CAMs as Shapley value-based explainers", arXiv:2501.06261
+    """
+    weights = _mean(_fitting(gradients, features)) - _mean(_fitting(curvature, features, "curvature")) / 2
+    return combine(weights, features)
+
+
+def _fitting(gradients: Floats, features: Floats, name: str = "gradients") -> Floats:
+    """The gradients in at least float32, or an error where they are not of these features."""
+    n, channels, *space = features.shape
+    shape = gradients.shape
+    known = len(shape) == features.ndim + 1 and (shape[0], shape[2]) == (n, channels)
+    if not known or list(shape[3:]) not in (space, [1] * len(space)):
+        raise InputError(
+            f"{name} have shape {shape}; features of shape {features.shape} ask for (N, T, C, *S) = "
+            f"({n}, T, {channels}, {', '.join(map(str, space))}), or spatial axes of length one"
+        )
+    return floating(gradients)
+
+
+def _relu(array: Floats) -> Floats:
+    return np.maximum(array, 0)
+
+
+def _mean(array: Floats) -> Floats:
+    """Over positions: (N, T, C, *S) to (N, T, C)."""
+    return array.mean(axis=tuple(range(3, array.ndim)))
+
+
+def _sum(array: Floats, features: Floats) -> Floats:
+    """Over the positions of the features, also where the array has spatial axes of length one."""
+    return _mean(array) * math.prod(features.shape[2:])
+
+
+def _totals(features: Floats) -> Floats:
+    """``S_k``, as (N, 1, C, 1, ...) to stand beside gradients."""
+    return floating(features).sum(axis=tuple(range(2, features.ndim)), keepdims=True)[:, None]
+
+
+def _quotient(part: Floats, whole: Floats) -> Floats:
+    """part / whole; zero where whole is zero."""
+    shape = np.broadcast_shapes(part.shape, whole.shape)
+    zeros = np.zeros(shape, np.result_type(part, whole))
+    return np.divide(part, whole, out=zeros, where=whole != 0)
+
+
+_GRADIENTS = frozenset({"features", "gradients"})
+
+register(
+    Method(
+        name="gradcam",
+        formula=grad_cam,
+        needs=_GRADIENTS,
+        rectifies=True,
+        paper="arXiv:1610.02391",
+        summary="features weighted by the mean gradient of each channel",
+        alike="E1",
+    )
+)
+register(
+    Method(
+        name="gradcam++",
+        formula=grad_cam_plus_plus,
+        needs=_GRADIENTS,
+        rectifies=True,
+        paper="arXiv:1710.11063",
+        summary="positive gradients, weighted position by position",
+        options=MappingProxyType({"variant": "paper"}),
+        alike=lambda options: {"paper": "E3", "official": "E2"}.get(options["variant"], ""),
+    )
+)
+register(
+    Method(
+        name="smoothgradcam++",
+        formula=smooth_grad_cam_plus_plus,
+        needs=frozenset({"features", "moments"}),
+        rectifies=True,
+        paper="arXiv:1908.01224",
+        summary="Grad-CAM++ with gradients averaged over noisy images",
+        options=MappingProxyType({"samples": 4, "spread": 0.3, "seed": 0}),
+        alike="E3",
+    )
+)
+register(
+    Method(
+        name="xgradcam",
+        formula=xgrad_cam,
+        needs=_GRADIENTS,
+        rectifies=True,
+        paper="arXiv:2008.02312",
+        summary="gradients averaged with the features as weights",
+        alike="E1",
+    )
+)
+register(
+    Method(
+        name="hirescam",
+        formula=hires_cam,
+        needs=_GRADIENTS,
+        rectifies=False,
+        paper="arXiv:2011.08891",
+        summary="features times their gradients, position by position",
+        alike="E1",
+    )
+)
+register(
+    Method(
+        name="layercam",
+        formula=layer_cam,
+        needs=_GRADIENTS,
+        rectifies=True,
+        paper="doi:10.1109/TIP.2021.3089943",
+        summary="features times their positive gradients",
+        alike="E2",
+    )
+)
+register(
+    Method(
+        name="gradcam-elementwise",
+        formula=grad_cam_elementwise,
+        needs=_GRADIENTS,
+        rectifies=True,
+        paper="doi:10.1609/aaai.v35i3.16344",
+        summary="the positive ones of the products of features and gradients",
+        alike="E2",
+    )
+)
+register(
+    Method(
+        name="finercam",
+        formula=grad_cam,
+        needs=_GRADIENTS,
+        rectifies=True,
+        paper="arXiv:2501.11309",
+        summary="Grad-CAM of a class minus the classes most like it",
+        target="finer",
+    )
+)
+register(
+    Method(
+        name="shapleycam",
+        formula=shapley_cam,
+        needs=_GRADIENTS | {"curvature"},
+        rectifies=True,
+        paper="arXiv:2501.06261",
+        summary="Grad-CAM with the second-order term of Shapley values",
+        target="rest",
+        alike="E1",
+    )
+)
