@@ -12,6 +12,7 @@ from camcore.methods.gradients import (
     smooth_grad_cam_plus_plus,
     xgrad_cam,
 )
+from camcore.methods.masks import group_cam, is_cam, score_cam, ss_cam
 from camcore.methods.table import METHODS, Method, method, register
 from camcore.methods.weights import cam, combine
 
@@ -25,13 +26,17 @@ __all__ = [
     "grad_cam",
     "grad_cam_elementwise",
     "grad_cam_plus_plus",
+    "group_cam",
     "hires_cam",
+    "is_cam",
     "layer_cam",
     "lift_cam",
     "method",
     "recipro_cam",
     "register",
+    "score_cam",
     "shapley_cam",
     "smooth_grad_cam_plus_plus",
+    "ss_cam",
     "xgrad_cam",
 ]
