@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from camcore import METHODS, InputError
+from camcore import METHODS, InputError, resize
 from camcore.methods.masks import group_cam, is_cam, score_cam, ss_cam
 from camcore.methods.probes import Probe, Scene
 
@@ -298,11 +298,14 @@ def test_a_constant_channel_hides_the_image(value: float, space: tuple[int, ...]
     assert not shown("iscam", scene).any()
 
 
-def test_a_pattern_finer_than_the_image_hides_it() -> None:
-    """The resized map is constant but for rounding."""
-    checks = np.indices((12, 18)).sum(axis=0) % 2 / 3 + 0.1
-    scene = Scene(np.ones((1, 6, 9), np.float32), checks[None].astype(np.float32))
-    assert not shown("scorecam", scene).any()
+def test_patterns_finer_than_the_image_hide_it() -> None:
+    """Resized they are constant but for rounding, which must not be blown up to a mask."""
+    coarse = resize(np.eye(16), (6,)).T
+    noise = np.random.default_rng(0).random((40, 16))
+    patterns = noise + (0.5 - noise @ coarse.T) @ np.linalg.pinv(coarse).T
+    features = patterns.astype(np.float32)
+    assert np.ptp(resize(features, (6,)), axis=1).any()
+    assert not shown("scorecam", Scene(np.ones((1, 6), np.float32), features)).any()
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-42, 1e30, -1.0])
