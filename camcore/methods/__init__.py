@@ -1,7 +1,8 @@
 """Every method: its formula and its row of the table, one module a family."""
 
 from camcore.methods.ablation import ablation_cam, lift_cam, recipro_cam
-from camcore.methods.activations import activation_map
+from camcore.methods.activations import activation_map, fem, random_map
+from camcore.methods.components import eigen_cam, eigen_grad_cam, kpca_cam
 from camcore.methods.gradients import (
     grad_cam,
     grad_cam_elementwise,
@@ -23,15 +24,20 @@ __all__ = [
     "activation_map",
     "cam",
     "combine",
+    "eigen_cam",
+    "eigen_grad_cam",
+    "fem",
     "grad_cam",
     "grad_cam_elementwise",
     "grad_cam_plus_plus",
     "group_cam",
     "hires_cam",
     "is_cam",
+    "kpca_cam",
     "layer_cam",
     "lift_cam",
     "method",
+    "random_map",
     "recipro_cam",
     "register",
     "score_cam",

@@ -20,6 +20,7 @@ from camcore.methods.table import Method, register
 from camcore.methods.weights import combine, floating
 
 __all__ = [
+    "fitting",
     "grad_cam",
     "grad_cam_elementwise",
     "grad_cam_plus_plus",
@@ -70,7 +71,7 @@ def grad_cam(features: Floats, gradients: Floats, classes: Classes = None) -> Fl
     >>> grad_cam(A, g)
     array([[[0.5, 2. ]]])
     """
-    return combine(_mean(_fitting(gradients, features)), features)
+    return combine(_mean(fitting(gradients, features)), features)
 
 
 def hires_cam(features: Floats, gradients: Floats, classes: Classes = None) -> Floats:
@@ -83,7 +84,7 @@ def hires_cam(features: Floats, gradients: Floats, classes: Classes = None) -> F
     R. L. Draelos and L. Carin, "Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural
     networks", arXiv:2011.08891
     """
-    return combine(_fitting(gradients, features), features)
+    return combine(fitting(gradients, features), features)
 
 
 def layer_cam(features: Floats, gradients: Floats, classes: Classes = None) -> Floats:
@@ -96,7 +97,7 @@ def layer_cam(features: Floats, gradients: Floats, classes: Classes = None) -> F
     P.-T. Jiang et al., "LayerCAM: exploring hierarchical class activation maps for localization", IEEE TIP 2021,
     doi:10.1109/TIP.2021.3089943
     """
-    return combine(_relu(_fitting(gradients, features)), features)
+    return combine(_relu(fitting(gradients, features)), features)
 
 
 def grad_cam_elementwise(features: Floats, gradients: Floats, classes: Classes = None) -> Floats:
@@ -109,7 +110,7 @@ def grad_cam_elementwise(features: Floats, gradients: Floats, classes: Classes =
     V. Pillai and H. Pirsiavash, "Explainable models with consistent interpretations", AAAI 2021,
     doi:10.1609/aaai.v35i3.16344
     """
-    gradients = _fitting(gradients, features)
+    gradients = fitting(gradients, features)
     both = combine(_relu(gradients), _relu(features))
     return both + combine(_relu(-gradients), _relu(-features))
 
@@ -129,7 +130,7 @@ def xgrad_cam(features: Floats, gradients: Floats, classes: Classes = None) -> F
     R. Fu et al., "Axiom-based Grad-CAM: towards accurate visualization and explanation of CNNs", BMVC 2020,
     arXiv:2008.02312
     """
-    gradients = _fitting(gradients, features)
+    gradients = fitting(gradients, features)
     if math.prod(gradients.shape[3:]) == 1:
         return combine(gradients, features)
     flat = floating(features).reshape(*features.shape[:2], -1)
@@ -189,7 +190,7 @@ def grad_cam_plus_plus(
     """
     if variant not in _VARIANTS:
         raise InputError(f"variant {variant!r} of gradcam++ is not known. {suggest(variant, _VARIANTS)}")
-    gradients = _fitting(gradients, features)
+    gradients = fitting(gradients, features)
     positive = _relu(gradients)
     alphas = _quotient(np.sign(positive), 2 + _totals(features) * gradients)
     return combine(_VARIANTS[variant](alphas, positive, features), features)
@@ -260,7 +261,7 @@ def smooth_grad_cam_plus_plus(
     """
     if len(moments) != 3:
         raise InputError(f"moments are {len(moments)} arrays; expected the means of g, g^2 and g^3")
-    first, second, third = (_fitting(m, features, "moments").astype(np.float64, copy=False) for m in moments)
+    first, second, third = (fitting(m, features, "moments").astype(np.float64, copy=False) for m in moments)
     positive = _relu(first)
     alphas = _quotient(np.sign(positive), 2 + _totals(features) * _quotient(third, second))
     weights = _paper(alphas, positive, features)
@@ -295,11 +296,11 @@ def shapley_cam(features: Floats, gradients: Floats, curvature: Floats, classes:
     ----------
     H. Cai, "CAMs as Shapley value-based explainers", arXiv:2501.06261
     """
-    weights = _mean(_fitting(gradients, features)) - _mean(_fitting(curvature, features, "curvature")) / 2
+    weights = _mean(fitting(gradients, features)) - _mean(fitting(curvature, features, "curvature")) / 2
     return combine(weights, features)
 
 
-def _fitting(gradients: Floats, features: Floats, name: str = "gradients") -> Floats:
+def fitting(gradients: Floats, features: Floats, name: str = "gradients") -> Floats:
     """The gradients in at least float32, or an error where they are not of these features."""
     n, channels, *space = features.shape
     shape = gradients.shape
