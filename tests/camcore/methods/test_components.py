@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -86,6 +87,17 @@ def test_both_gram_matrices_give_the_singular_vector(space: tuple[int, ...], cha
     for image, maps in zip(features, eigen_cam(features)[:, 0], strict=True):
         u, s, _ = np.linalg.svd(image.reshape(channels, -1).T, full_matrices=False)
         np.testing.assert_allclose(maps.ravel(), np.abs(u[:, 0]) * s[0], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("space", "channels"), [((40, 40), 4), ((2, 2), 1600)])
+def test_only_the_smaller_gram_matrix_is_made(space: tuple[int, ...], channels: int) -> None:
+    features = case(space, 20, channels=channels, n=1)
+    eigen_cam(features)  # imports are not counted
+    tracemalloc.start()
+    eigen_cam(features)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_000_000  # the larger one alone has 20 MB
 
 
 @settings(deadline=None, max_examples=40)
