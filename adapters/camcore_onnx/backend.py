@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from camcore.errors import HeadNotFound
 from camcore.evidence import Evidence, InputSpec, Layer, Tap, milestones
+from camcore.head import LinearHead
 from camcore.methods import cam
 from camcore.preprocess import Preprocess
 from camcore.scores import Classes, choose_classes, top_count
@@ -24,7 +25,11 @@ from camcore_onnx.load import Loaded, infer_shapes, load
 from camcore_onnx.metadata import read_card
 from camcore_onnx.ports import image_input, score_outputs
 from camcore_onnx.runtime import device_of
-from camcore_onnx.sessions import Seen, Watcher
+from camcore_onnx.sessions import Watcher, channel_axis
+from camcore_onnx.tails import Tail, TailSession, tails_of
+
+if TYPE_CHECKING:
+    from camcore.targets import Target
 
 __all__ = ["OnnxBackend"]
 
@@ -50,12 +55,13 @@ class OnnxBackend:
     Notes
     -----
     The model is edited in memory: the features, the scores before a final softmax, and the maps of the best classes
-    become outputs. One session a layer is made when it is first needed, and is shared by all threads.
+    become outputs. One session for each choice of layers is made when it is first needed, and is shared by all threads;
+    so is one for the rest of the network behind a layer.
     """
 
     kind = "onnx"
     fixed = True
-    gives_class_maps = True
+    gives = frozenset({"features", "head", "class_maps", "tail", "model"})
 
     def __init__(
         self,
@@ -69,7 +75,8 @@ class OnnxBackend:
         self.loaded: Loaded = load(model)
         self._options: dict[str, Any] = {"device": device, "threads": threads, "optimization": optimization}
         self._output = output
-        self._watchers: dict[str | None, Watcher] = {}
+        self._watchers: dict[tuple[ir.Value, ...], Watcher] = {}
+        self._tails: dict[ir.Value, TailSession] = {}
         self._lock = threading.Lock()
         infer_shapes(self.loaded.model)
         card, self.complaints = read_card(self.loaded.model.metadata_props)
@@ -86,7 +93,7 @@ class OnnxBackend:
     @property
     def device(self) -> str:
         """Where it runs: ``"cpu"`` or ``"cuda"``."""
-        return device_of(self._watcher(None).session)
+        return device_of(self._watcher((None,)).session)
 
     @cached_property
     def constants(self) -> Constants:
@@ -101,17 +108,14 @@ class OnnxBackend:
 
     def tap(self, layer: str | None = None, example: Floats | None = None) -> Tap:
         """The features of ``layer`` and the head behind them; see :class:`camcore.Tap`."""
-        found = self.found
-        value = found.features if layer is None else find_layer(self.graph, layer)
-        if value is None:
-            raise HeadNotFound(f"{found.obstacle} Nor is there any feature map with spatial axes on that way.")
+        found, value = self.found, self._value(layer)
         tap = Tap(
             layer=value.name or "",
             head=found.head,
             how=found.how,
             obstacle=found.obstacle,
             scores_are=found.scores_are,
-            shape=_features_shape(value, found.channel_axis if value is found.features else 1),
+            shape=_features_shape(value, channel_axis(found, value)),
             slack=found.slack,
             tolerance=self._tolerance(),
         )
@@ -134,12 +138,13 @@ class OnnxBackend:
         images: Floats,
         *,
         needs: frozenset[str],
-        layer: str | None = None,
+        layers: Sequence[str | None] = (None,),
         classes: Classes = None,
         labels: Sequence[str] | None = None,
-    ) -> Evidence:
+        target: Target | None = None,
+    ) -> list[Evidence]:
         """One forward pass; see :class:`camcore.Backend`."""
-        watcher = self._watcher(layer if needs & {"features", "class_maps"} else None)
+        watcher = self._watcher(layers if needs & {"features", "class_maps"} else (None,))
         top = top_count(classes) if "class_maps" in needs and watcher.gives_maps else 0
         by_hand = "class_maps" in needs and not top
         features = "features" in needs or by_hand or (top > 0 and not watcher.knows_map_size(images))
@@ -147,23 +152,41 @@ class OnnxBackend:
         chosen = seen.classes if top else None
         if chosen is None:
             chosen = choose_classes(seen.scores, classes, self.labels if labels is None else labels)
-        return Evidence(
+        first = Evidence(
             scores=seen.scores,
             classes=chosen,
-            features=seen.features,
             head=self.found.head if "head" in needs else None,
-            class_maps=self._summed(seen, chosen) if by_hand else seen.maps,
+            class_maps=seen.maps,
         )
+        if seen.features is None:
+            return [first for _ in layers]
+        found = [replace(first, features=features) for features in seen.features]
+        return [replace(e, class_maps=self._summed(e)) for e in found] if by_hand else found
 
     def scores(self, images: Floats) -> Floats:
         """(N, K) scores, before a final softmax."""
-        return self._watcher(None)(images).scores
+        return self._watcher((None,))(images).scores
 
-    def _summed(self, seen: Seen, classes: NDArray[np.int64]) -> Floats:
+    def tails(self, images: Floats, layer: str | None = None) -> list[Tail]:
+        """The rest of the network behind ``layer``, one for each image: (M, C, *S) features -> (M, K) scores.
+
+        Raises
+        ------
+        MethodNotPossible
+            If the graph cannot be cut there, or what is cut off does not reproduce the scores.
+        """
+        value = self._value(layer)
+        with self._lock:
+            if value not in self._tails:
+                self._tails[value] = TailSession(self.loaded, self.input, self.found, value, **self._options)
+            session = self._tails[value]
+        return tails_of(images, session, self._watch(session.watched))
+
+    def _summed(self, seen: Evidence) -> Floats:
         """The class maps by NumPy, where the graph cannot give them."""
         assert seen.features is not None  # asked for
-        assert self.found.head is not None  # the planner has seen to that
-        return cam(seen.features, self.found.head, classes)
+        assert isinstance(self.found.head, LinearHead)  # the planner has seen to that
+        return cam(seen.features, self.found.head, seen.classes)
 
     def _maps(self) -> list[ir.Value]:
         return [
@@ -189,14 +212,24 @@ class OnnxBackend:
             at = node.inputs[0] if node is not None and node.op_type in ("Identity", "Cast", "Dropout") else None
         return at is value
 
-    def _watcher(self, layer: str | None) -> Watcher:
+    def _value(self, layer: str | None) -> ir.Value:
         value = self.found.features if layer is None else find_layer(self.graph, layer)
-        key = None if value is None else value.name
-        if key not in self._watchers:
+        if value is None:
+            raise HeadNotFound(f"{self.found.obstacle} Nor is there any feature map with spatial axes on that way.")
+        return value
+
+    def _watcher(self, layers: Sequence[str | None]) -> Watcher:
+        """The session that watches some layers; for the head's features, if there are any, and the scores: (None,)."""
+        if list(layers) == [None] and self.found.features is None:
+            return self._watch(())
+        return self._watch(tuple(self._value(layer) for layer in layers))
+
+    def _watch(self, values: tuple[ir.Value, ...]) -> Watcher:
+        if values not in self._watchers:
             with self._lock:
-                if key not in self._watchers:
-                    self._watchers[key] = Watcher(self.loaded, self.input, self.found, value, **self._options)
-        return self._watchers[key]
+                if values not in self._watchers:
+                    self._watchers[values] = Watcher(self.loaded, self.input, self.found, values, **self._options)
+        return self._watchers[values]
 
 
 def _features_shape(value: ir.Value, axis: int = 1) -> tuple[int | None, ...]:

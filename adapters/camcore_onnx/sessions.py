@@ -1,8 +1,9 @@
-"""A session on an edited copy of the model: it returns scores, tapped features, and maps of the best classes."""
+"""Sessions on edited copies of the model: scores, tapped features of any layers, and maps of the best classes."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,53 +13,121 @@ from numpy.typing import NDArray
 
 from camcore.errors import InputError
 from camcore.evidence import InputSpec
+from camcore.head import LinearHead
 from camcore_onnx.class_maps import CLASSES, COUNT, MAPS, add_class_maps, can_add_class_maps
 from camcore_onnx.heads import Found
 from camcore_onnx.load import Loaded, serialize
 from camcore_onnx.runtime import make_session
 from camcore_onnx.surgery import add_outputs
 
-__all__ = ["Seen", "Watcher"]
+__all__ = ["Runner", "Seen", "Watcher", "as_rows", "channel_axis"]
 
 Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What came of one batch: (N, K) scores, and what else was asked for."""
+    """What came of one batch: (N, K) scores, and what else was asked for; ``features`` are in the order watched."""
 
     scores: Floats
-    features: Floats | None = None
+    features: tuple[Floats, ...] | None = None
     classes: NDArray[np.int64] | None = None
     maps: Floats | None = None
 
 
+class Runner:
+    """A session that may be called from any thread, in batches of the size that its model takes.
+
+    Parameters
+    ----------
+    model : ir.Model
+    what : str
+        What the first input takes, as errors call it: ``"images"``.
+    **options
+        For :func:`camcore_onnx.runtime.make_session`.
+    """
+
+    def __init__(self, model: ir.Model, what: str, **options: Any) -> None:
+        self._what = what
+        self.session = make_session(serialize(model), **options)
+        self._on_cpu = self.session.get_providers()[0] == "CPUExecutionProvider"
+        self._busy = threading.Lock()  # CUDA sessions run one call at a time
+
+    def __call__(
+        self,
+        names: Sequence[str],
+        feed: Mapping[str, NDArray[Any]],
+        *,
+        batch: int | None = None,
+        constant: Mapping[str, NDArray[Any]] | None = None,
+    ) -> list[NDArray[Any]]:
+        """Run all rows of ``feed``, ``batch`` at a time (None: at once); ``constant`` goes into every call.
+
+        Raises
+        ------
+        InputError
+            If ONNX Runtime refuses the arrays, with its reason.
+        """
+        count = len(next(iter(feed.values())))
+        size = count if batch is None else batch
+        parts = [
+            self._part(names, {name: array[i : i + size] for name, array in feed.items()}, size, constant or {})
+            for i in range(0, count, size)
+        ]
+        return parts[0] if len(parts) == 1 else [np.concatenate(p) for p in zip(*parts, strict=True)]
+
+    def _part(
+        self, names: Sequence[str], feed: Mapping[str, NDArray[Any]], size: int, constant: Mapping[str, NDArray[Any]]
+    ) -> list[NDArray[Any]]:
+        first = next(iter(feed.values()))
+        count = len(first)  # below a fixed batch size: fill up, and drop again
+        full = {name: np.ascontiguousarray(_filled(array, size)) for name, array in feed.items()}
+        try:
+            results = self.call(names, {**full, **constant})
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            text = str(error).strip().splitlines()
+            shape = (size, *first.shape[1:])
+            raise InputError(
+                f"ONNX Runtime could not run {self._what} of shape {shape}: {text[0][:400] if text else error!r}"
+            ) from error
+        return [r[:count] for r in results] if count < size else list(results)
+
+    def call(self, names: Sequence[str], feed: Mapping[str, NDArray[Any]]) -> Any:
+        """One run of the session as it is."""
+        if self._on_cpu:
+            return self.session.run(names, feed)
+        with self._busy:
+            return self.session.run(names, feed)
+
+
 class Watcher:
-    """Runs a model and watches ``value`` in it.
+    """Runs a model and watches tensors in it.
 
     Parameters
     ----------
     loaded : Loaded
     spec : InputSpec
     found : Found
-    value : ir.Value or None
-        What to tap; None for the scores alone.
+    values : sequence of ir.Value
+        What to tap, any number of them; the class maps of the head are summed in the graph where its features are
+        the only one.
     **options
         For :func:`camcore_onnx.runtime.make_session`.
     """
 
-    def __init__(self, loaded: Loaded, spec: InputSpec, found: Found, value: ir.Value | None, **options: Any) -> None:
+    def __init__(
+        self, loaded: Loaded, spec: InputSpec, found: Found, values: Sequence[ir.Value] = (), **options: Any
+    ) -> None:
         self._spec = spec
         self._scores = found.logits.name or ""
-        self._features = None if value is None else value.name or ""
-        self._axis = found.channel_axis if value is found.features else 1
+        self._features = [v.name or "" for v in values]
+        self._axes = [channel_axis(found, v) for v in values]
         self._classes = 0 if found.head is None else found.head.classes
         self._spaces: dict[tuple[int, ...], tuple[int, ...]] = {}  # size of the images -> size of the maps
-        model = add_outputs(loaded, {v.name or "": v for v in (found.logits, value) if v is not None})
-        self.gives_maps = value is not None and value is found.features and _add_maps(model, found)
-        self.session = make_session(serialize(model), folder=loaded.folder, **options)
-        self._on_cpu = self.session.get_providers()[0] == "CPUExecutionProvider"
-        self._busy = threading.Lock()  # CUDA sessions run one call at a time
+        model = add_outputs(loaded, {v.name or "": v for v in (found.logits, *values)})
+        self.gives_maps = list(values) == [found.features] and _add_maps(model, found)
+        self.runner = Runner(model, "images", folder=loaded.folder, **options)
+        self.session = self.runner.session
 
     def knows_map_size(self, images: Floats) -> bool:
         """Whether images of this size have been seen with their features; maps come flat out of the graph."""
@@ -66,61 +135,52 @@ class Watcher:
 
     def __call__(self, images: Floats, *, features: bool = False, top: int = 0) -> Seen:
         """Run a batch; ``top`` is how many of the best classes to map."""
-        names = [self._scores]
-        names += [self._features] if features and self._features is not None else []
-        names += [CLASSES, MAPS] if top else []
-        results = dict(zip(names, self._run(names, images, max(1, min(top, self._classes))), strict=True))
-        tapped = results.get(self._features or "") if features else None
-        if tapped is not None:
-            tapped = _float(tapped if self._axis == 1 else np.moveaxis(tapped, self._axis, 1))
-            self._spaces[images.shape[2:]] = tapped.shape[2:]
+        names = [*(self._features if features else ()), *((CLASSES, MAPS) if top else ())]
+        scores, results = self.fetch(images, names, top=top)
+        tapped = tuple(
+            _float(np.moveaxis(results[name], axis, 1))
+            for name, axis in zip(self._features, self._axes, strict=True)
+            if features
+        )
+        if tapped:
+            self._spaces[images.shape[2:]] = tapped[0].shape[2:]
         maps = results.get(MAPS)
         if maps is not None:
             maps = maps.reshape(*maps.shape[:2], *self._spaces[images.shape[2:]])
-        return Seen(_rows(results[self._scores], self._scores), tapped, results.get(CLASSES), maps)
+        return Seen(scores, tapped or None, results.get(CLASSES), maps)
 
-    def _run(self, names: list[str], images: Floats, top: int) -> list[NDArray[Any]]:
-        """In batches of the size that the model takes."""
-        batch = self._spec.shape[0]
-        size = len(images) if batch is None else batch
-        parts = [self._run_part(names, images[i : i + size], size, top) for i in range(0, len(images), size)]
-        return parts[0] if len(parts) == 1 else [np.concatenate(p) for p in zip(*parts, strict=True)]
+    def fetch(self, images: Floats, names: Sequence[str], *, top: int = 0) -> tuple[Floats, dict[str, NDArray[Any]]]:
+        """The (N, K) scores, and the tensors ``names`` as the model holds them."""
+        wanted = list(dict.fromkeys([self._scores, *names]))
+        constant = {COUNT: np.array([max(1, min(top, self._classes))], np.int64)} if self.gives_maps else None
+        feed = {self._spec.name: images.astype(self._spec.dtype, copy=False)}
+        results = self.runner(wanted, feed, batch=self._spec.shape[0], constant=constant)
+        return as_rows(results[0], self._scores), dict(zip(wanted, results, strict=True))
 
-    def _run_part(self, names: list[str], images: Floats, size: int, top: int) -> list[NDArray[Any]]:
-        count = len(images)
-        if count < size:  # a model of fixed batch size: fill up, and drop again
-            images = np.concatenate([images, np.repeat(images[-1:], size - count, axis=0)])
-        feed = {self._spec.name: np.ascontiguousarray(images, dtype=self._spec.dtype)}
-        if self.gives_maps:
-            feed[COUNT] = np.array([top], np.int64)
-        try:
-            results = self._call(names, feed)
-        except Exception as error:  # ONNX Runtime's exceptions share no base class
-            text = str(error).strip().splitlines()
-            raise InputError(
-                f"ONNX Runtime could not run images of shape {images.shape}: {text[0][:400] if text else error!r}"
-            ) from error
-        return [r[:count] for r in results] if count < size else list(results)
 
-    def _call(self, names: list[str], feed: dict[str, NDArray[Any]]) -> Any:
-        if self._on_cpu:
-            return self.session.run(names, feed)
-        with self._busy:
-            return self.session.run(names, feed)
+def channel_axis(found: Found, value: ir.Value) -> int:
+    """Which axis of a tensor has the channels."""
+    return found.channel_axis if value is found.features else 1
+
+
+def _filled(array: NDArray[Any], size: int) -> NDArray[Any]:
+    """The last row again and again, until there are ``size``."""
+    missing = size - len(array)
+    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing > 0 else array
 
 
 def _add_maps(model: ir.Model, found: Found) -> bool:
     """Put the class maps into the graph where its opset has what they take."""
-    if not can_add_class_maps(found, model.opset_imports.get("", 0)):
+    if not isinstance(found.head, LinearHead) or not can_add_class_maps(found, model.opset_imports.get("", 0)):
         return False
     values = {v.name: v for node in model.graph for v in node.outputs}
     assert found.features is not None  # together with the head
-    assert found.head is not None
     add_class_maps(model.graph, values[found.logits.name], values[found.features.name], found.head)
     return True
 
 
-def _rows(scores: NDArray[Any], name: str) -> Floats:
+def as_rows(scores: NDArray[Any], name: str) -> Floats:
+    """Scores as (N, K) float32, without axes of length 1 behind the classes."""
     flat = scores.reshape(len(scores), -1) if scores.ndim > 1 else scores[:, None]
     if scores.ndim > 2 and any(n != 1 for n in scores.shape[2:]):
         raise InputError(f"the scores {name!r} have shape {scores.shape}; expected (N, K)")

@@ -113,7 +113,7 @@ def _completeness(path: Path, batches: Sequence[Floats]) -> Check:
         return Check("mean(CAM) + bias = scores", False, tap.obstacle)
     worst = beyond = 0.0
     for images in batches:
-        seen = backend.observe(images, needs=frozenset({"features", "head"}))
+        seen = backend.observe(images, needs=frozenset({"features", "head"}))[0]
         assert seen.features is not None  # asked for
         worst = max(worst, head_error(tap.head, seen.features, seen.scores))
         beyond = max(beyond, head_error(tap.head, seen.features, seen.scores, tap.slack))
@@ -129,7 +129,7 @@ def check_against(path: Path, reference: Reference, batches: Sequence[Floats], *
     agree = True
     for images in batches:
         expected_scores, expected_maps = reference(images)
-        seen = backend.observe(images, needs=frozenset({"features", "head"}))
+        seen = backend.observe(images, needs=frozenset({"features", "head"}))[0]
         assert seen.features is not None  # asked for
         scores = max(scores, relative(seen.scores, expected_scores))
         maps = max(maps, relative(cam(seen.features, head), expected_maps))

@@ -1,7 +1,8 @@
-"""The maps that the graph sums against those that NumPy sums of the same features."""
+"""Sessions: batches, several layers at once, and the maps that the graph sums against those that NumPy sums."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,11 @@ import onnx
 import pytest
 from camcore_onnx import OnnxBackend
 from camcore_onnx.class_maps import CLASSES, COUNT, MAPS
-from onnx_graphs import Graph, images
+from camcore_onnx.layers import find_layer
+from camcore_onnx.sessions import Runner, Watcher
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx_graphs import Graph, finish, images
 
 import camcore
 
@@ -27,7 +32,7 @@ def model(opset: int = 17, dtype: str = "float32", *, identity: bool = False, ba
 
 
 def by_hand(explainer: camcore.Explainer, pixels: Any, out: camcore.Explanation) -> Any:
-    seen = explainer.backend.observe(pixels, needs=frozenset({"features", "head"}))
+    seen = explainer.backend.observe(pixels, needs=frozenset({"features", "head"}))[0]
     assert seen.features is not None
     assert seen.head is not None
     return camcore.cam(seen.features, seen.head, out.classes)
@@ -54,7 +59,7 @@ def test_summed_in_the_graph_or_by_numpy(opset: int, dtype: str, identity: bool)
 
 def test_the_sum_is_in_the_graph_where_the_opset_allows() -> None:
     for opset, identity, expected in [(9, False, False), (10, False, True), (11, True, False), (12, True, True)]:
-        watcher = OnnxBackend(model(opset, identity=identity), device="cpu")._watcher(None)
+        watcher = OnnxBackend(model(opset, identity=identity), device="cpu")._watcher((None,))
         names = {o.name for o in watcher.session.get_outputs()}
         assert watcher.gives_maps is expected
         assert ({CLASSES, MAPS} <= names) is expected
@@ -63,14 +68,14 @@ def test_the_sum_is_in_the_graph_where_the_opset_allows() -> None:
 
 def test_features_stay_inside_once_the_size_is_known() -> None:
     backend = OnnxBackend(model(), device="cpu")
-    watcher, asked = backend._watcher(None), []
-    run = watcher._call
+    watcher, asked = backend._watcher((None,)), []
+    run = watcher.runner.call
 
-    def note(names: list[str], feed: Any) -> Any:
+    def note(names: Sequence[str], feed: Any) -> Any:
         asked.append(names)
         return run(names, feed)
 
-    watcher._call = note  # type: ignore[method-assign]
+    watcher.runner.call = note  # type: ignore[method-assign]
     explainer = camcore.Explainer(backend)
     for _ in range(2):
         explainer(images(2, 3, 8, 8), "top2")
@@ -118,3 +123,51 @@ def test_channels_last_inputs_are_refused_by_name() -> None:
     g.out(g.add("Gemm", pooled, g.const(g.normal(6, 9)), to="scores"), ["N", 9])
     with pytest.raises(camcore.InputError, match=r"has its channels last; expected \(N, C, H, W\)"):
         camcore.explainer(g.model(), device="cpu")
+
+
+def watcher_of(backend: OnnxBackend, *layers: str) -> Watcher:
+    return Watcher(backend.loaded, backend.input, backend.found, [find_layer(backend.graph, n) for n in layers])
+
+
+def two_layers() -> onnx.ModelProto:
+    g = Graph()
+    early = g.add("Relu", g.conv(g.image(["N", 3, "H", "W"]), 3, 4), to="early")
+    return finish(g, g.add("Relu", g.conv(early, 4, 6), to="features"), 6)
+
+
+def test_layers_come_in_the_order_watched() -> None:
+    backend, pixels = OnnxBackend(two_layers(), device="cpu"), images(2, 3, 8, 8)
+    expected = {name: watcher_of(backend, name)(pixels, features=True).features for name in ("early", "features")}
+    for order in (("early", "features"), ("features", "early"), ("early", "features", "early")):
+        seen = watcher_of(backend, *order)(pixels, features=True)
+        assert seen.features is not None
+        assert len(seen.features) == len(order)
+        for name, found in zip(order, seen.features, strict=True):
+            alone = expected[name]
+            assert alone is not None
+            np.testing.assert_allclose(found, alone[0], rtol=1e-5, atol=1e-6)
+    assert watcher_of(backend, "early", "features")(pixels).features is None
+
+
+def test_maps_are_summed_in_the_graph_for_the_features_of_the_head_alone() -> None:
+    backend = OnnxBackend(two_layers(), device="cpu")
+    assert watcher_of(backend, "features").gives_maps
+    for layers in ((), ("early",), ("early", "features"), ("features", "early")):
+        assert not watcher_of(backend, *layers).gives_maps
+
+
+@given(count=st.integers(1, 9), batch=st.none() | st.integers(1, 4))
+def test_parts_are_filled_up_and_joined_again(count: int, batch: int | None) -> None:
+    def doubled(names: Sequence[str], feed: Any) -> Any:
+        sizes.append({len(feed["x"]), len(feed["y"])})
+        assert feed["z"] == 10
+        return [feed["x"] * 2, feed["x"] + feed["y"] * feed["z"]]
+
+    sizes: list[set[int]] = []
+    runner = Runner.__new__(Runner)
+    runner.call = doubled  # type: ignore[method-assign]
+    x, y = np.arange(count), np.arange(count) ** 2
+    first, second = runner(["a", "b"], {"x": x, "y": y}, batch=batch, constant={"z": np.array(10)})
+    np.testing.assert_array_equal(first, x * 2)
+    np.testing.assert_array_equal(second, x + y * 10)
+    assert sizes == ([{count}] if batch is None else [{batch}] * -(-count // batch))

@@ -1,0 +1,275 @@
+"""The rest of the network behind a layer, as a session of its own: from features to scores, without the trunk."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from camcore.errors import InputError, MethodNotPossible
+from camcore.evidence import InputSpec
+from camcore_onnx.heads import Found
+from camcore_onnx.load import Loaded
+from camcore_onnx.ports import NUMPY_TYPES
+from camcore_onnx.sessions import Runner, Watcher, as_rows, channel_axis
+
+__all__ = ["Split", "Tail", "TailSession", "split", "tails_of"]
+
+Floats = NDArray[np.floating[Any]]
+_FLOATS = {"FLOAT": 1e-4, "DOUBLE": 1e-4, "FLOAT16": 2e-2}  # and how closely a tail must reproduce the scores
+_QUANTISED = 5e-2  # one number on the edge of a step moves the scores by some steps in 256
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A tail: ``model`` takes the features first and then the ``crossing`` tensors, and gives the scores."""
+
+    model: ir.Model
+    crossing: tuple[ir.Value, ...]
+
+
+def split(loaded: Loaded, value: ir.Value, logits: ir.Value) -> Split:
+    """Cut the graph at ``value`` and keep what stands between it and the scores.
+
+    Parameters
+    ----------
+    loaded : Loaded
+        Not changed.
+    value : ir.Value
+        The features, a floating tensor of the model.
+    logits : ir.Value
+
+    Returns
+    -------
+    Split
+        With a free batch axis. Crossing tensors are those that the tail reads, and that depend on the image but not
+        on ``value``: skip connections, a class token. Each is the last floating tensor with a leading batch axis on
+        its way; numbers such as shapes are computed of these inside. Weights in external files stay there.
+
+    Raises
+    ------
+    MethodNotPossible
+        If ``value`` holds no floats, or no way leads from it to the scores.
+    """
+    graph = loaded.model.graph
+    if value.dtype is None or value.dtype.name not in _FLOATS:
+        kind = "of an unknown type" if value.dtype is None else f"of type {value.dtype.name.lower()}"
+        raise MethodNotPossible(f"the layer {value.name!r} is {kind}; its features cannot be changed: take another")
+    behind = _reached(graph, [value])
+    if logits is value or logits not in behind:
+        why = "are that layer" if logits is value else "do not depend on it"
+        raise MethodNotPossible(f"nothing lies behind the layer {value.name!r}: the scores {why}; take another")
+    crossing = tuple(_crossing(graph, value, logits, behind))
+    part = ir.convenience.extract(graph, inputs=[value, *crossing], outputs=[logits])
+    _free_the_batch(part)
+    return Split(ir.Model(part, ir_version=max(loaded.model.ir_version, 4)), crossing)
+
+
+def _reached(graph: ir.Graph, start: Iterable[ir.Value]) -> set[ir.Value]:
+    """The values that depend on ``start``, and these; the nodes are in order."""
+    reached = set(start)
+    for node in graph:
+        if any(source in reached for source in _sources(node)):
+            reached.update(node.outputs)
+    return reached
+
+
+def _sources(node: ir.Node) -> Iterator[ir.Value]:
+    """What a node reads, and what the graphs inside it read of the one around."""
+    yield from (v for v in node.inputs if v is not None)
+    for attribute in node.attributes.values():
+        inner: Iterable[ir.Graph] = ()
+        if attribute.type == ir.AttributeType.GRAPH:
+            inner = (attribute.as_graph(),)
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            inner = attribute.as_graphs()
+        for graph in inner:
+            for member in ir.traversal.RecursiveGraphIterator(graph):
+                yield from (v for v in member.inputs if v is not None)
+
+
+def _crossing(graph: ir.Graph, value: ir.Value, logits: ir.Value, behind: set[ir.Value]) -> list[ir.Value]:
+    images = [v for v in graph.inputs if v.name not in graph.initializers]
+    from_image = _reached(graph, images)
+    batch = images[0].shape[0] if images and images[0].shape else None
+    found: list[ir.Value] = []
+    stack, seen = [logits], {value}
+    while stack:
+        at = stack.pop()
+        if at in seen or at not in from_image:
+            continue
+        seen.add(at)
+        node = at.producer()
+        if node is None or (at not in behind and _can_cross(at, batch)):
+            found.append(at)
+        else:
+            stack += _sources(node)
+    return found
+
+
+def _can_cross(value: ir.Value, batch: Any) -> bool:
+    floating = value.dtype is not None and value.dtype.name in _FLOATS
+    return floating and value.shape is not None and len(value.shape) > 0 and value.shape[0] == batch
+
+
+def _free_the_batch(graph: ir.Graph) -> None:
+    """What the model states of sizes may hold for its own batch alone; runtimes find out for themselves."""
+    shapes = [(v, v.shape) for v in (*graph.inputs, *graph.outputs)]
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        for output in node.outputs:
+            output.shape = None
+    for value, shape in shapes:
+        if shape:
+            value.shape = ir.Shape(["camcore/batch", *list(shape)[1:]])
+
+
+class TailSession:
+    """Scores from the features of a layer; safe for threads.
+
+    Parameters
+    ----------
+    loaded : Loaded
+    spec : InputSpec
+    found : Found
+    value : ir.Value
+        The features.
+    **options
+        For :func:`camcore_onnx.runtime.make_session`.
+
+    Attributes
+    ----------
+    crossing : tuple of str
+        The tensors of the full model that the tail reads besides its features.
+    watched : tuple of ir.Value
+        What to fetch from the full model: the features, and these tensors but for its input.
+    axis : int
+        Where the features have their channels.
+
+    Raises
+    ------
+    MethodNotPossible
+        If there is no such tail; see :func:`split`.
+    """
+
+    def __init__(self, loaded: Loaded, spec: InputSpec, found: Found, value: ir.Value, **options: Any) -> None:
+        part = split(loaded, value, found.logits)
+        self.value = value
+        self.crossing = tuple(v.name or "" for v in part.crossing)
+        self.watched = (value, *(v for v in part.crossing if v.producer() is not None))
+        self.axis = channel_axis(found, value)
+        self._scores = found.logits.name or ""
+        self._types = {v.name: NUMPY_TYPES[v.dtype.name] for v in (value, *part.crossing) if v.dtype is not None}
+        self._limit = max(_limits(part.model.graph))
+        self._runner = Runner(part.model, "features", folder=loaded.folder, **options)
+        self._own_batch = spec.shape[0] or 1
+        self._batch: int | None = self._own_batch
+        self._checking = threading.Lock()
+        self.checked = False
+
+    def __call__(self, features: Floats, crossing: Mapping[str, Floats]) -> Floats:
+        """(M, K) float32 scores of (M, ...) features of one image, axes as in the model.
+
+        ``crossing`` are the image's own tensors by name, (1, ...) each, or (M, ...).
+        """
+        return self._run(features, crossing, self._batch)
+
+    def check(self, features: Floats, crossing: Mapping[str, Floats], scores: Floats) -> None:
+        """Once: the tail must give the (N, K) scores that the model has given for the same N images.
+
+        Raises
+        ------
+        MethodNotPossible
+            With the largest difference.
+        """
+        with self._checking:
+            if self.checked:
+                return
+            self._check_rows({self.value.name or "": features, **crossing}, len(scores))
+            try:
+                self._batch = self._possible_batch(features, crossing)
+                found = self(features, crossing)
+            except InputError as error:
+                raise MethodNotPossible(f"the tail behind {self.value.name!r} does not run alone: {error}") from error
+            self._compare(found, scores, f"the tail behind {self.value.name!r} does not reproduce the model's scores")
+            self.checked = bool(features.any())  # zeros would prove nothing
+
+    def _check_rows(self, tensors: Mapping[str, NDArray[Any]], count: int) -> None:
+        for name, tensor in tensors.items():
+            if len(tensor) != count:
+                raise MethodNotPossible(
+                    f"{name!r} has shape {tensor.shape} for {count} images: it has no batch axis in front, so the "
+                    f"network cannot be cut at {self.value.name!r}; take another layer"
+                )
+
+    def _run(self, features: Floats, crossing: Mapping[str, Floats], batch: int | None) -> Floats:
+        feed = {self.value.name or "": features.astype(self._types[self.value.name], copy=False)}
+        for name in self.crossing:
+            rows = crossing[name].astype(self._types[name], copy=False)
+            feed[name] = np.broadcast_to(rows, (len(features), *rows.shape[1:]))
+        return as_rows(self._runner([self._scores], feed, batch=batch)[0], self._scores)
+
+    def _possible_batch(self, features: Floats, crossing: Mapping[str, Floats]) -> int | None:
+        """None where two at once give what each gives alone; else the model's own, which its shapes may hold."""
+        own = self._own_batch
+        if not features[0].any():  # all batches of zeros are alike
+            return own
+        pair = np.concatenate([features[:1], features[:1] / 2])
+        image = {name: rows[:1] for name, rows in crossing.items()}
+        alone = np.concatenate([self._run(one, image, own) for one in (pair[:1], pair[1:])])
+        try:
+            self._compare(self._run(pair, image, None), alone, "a batch of two")
+        except (InputError, MethodNotPossible):
+            return own
+        return None
+
+    def _compare(self, found: Floats, scores: Floats, what: str) -> None:
+        if found.shape != scores.shape:
+            raise MethodNotPossible(f"{what}: they have shape {found.shape}, expected {scores.shape}")
+        with np.errstate(invalid="ignore"):  # inf - inf; NaN is refused below
+            difference = np.abs(found - scores)
+        scale = np.abs(scores).max(axis=1, keepdims=True, initial=0.0)
+        if not (difference <= self._limit * scale).all():
+            raise MethodNotPossible(
+                f"{what}: they differ by up to {float(np.max(difference)):.3g}, with scores up to "
+                f"{float(scale.max()):.3g}. So changed features would not show what the model makes of them; take "
+                "another layer, or a method that needs no runs of the tail"
+            )
+
+
+def _limits(graph: ir.Graph) -> Iterator[float]:
+    """How closely each operator reproduces what it gave before."""
+    for value in (*graph.inputs, *(v for node in graph for v in node.outputs)):
+        if value.dtype is not None and value.dtype.name in _FLOATS:
+            yield _FLOATS[value.dtype.name]
+    if any(node.op_type.startswith(("QuantizeLinear", "DynamicQuantize", "QLinear", "QGemm")) for node in graph):
+        yield _QUANTISED
+
+
+@dataclass(frozen=True, eq=False)
+class Tail:
+    """The tail for one image: (M, C, *S) features -> (M, K) float32 scores."""
+
+    session: TailSession
+    crossing: Mapping[str, Floats]
+
+    def __call__(self, features: Floats) -> Floats:
+        return self.session(np.moveaxis(features, 1, self.session.axis), self.crossing)
+
+
+def tails_of(images: Floats, session: TailSession, watcher: Watcher) -> list[Tail]:
+    """One tail an image; ``watcher`` watches what the session names.
+
+    The model is run once, and not at all where nothing crosses but the images and the tail has been checked.
+    """
+    seen: dict[str, Floats] = {}
+    if len(session.watched) > 1 or not session.checked:
+        scores, seen = watcher.fetch(images, [v.name or "" for v in session.watched])
+    crossing = {name: seen.get(name, images) for name in session.crossing}
+    if not session.checked:
+        session.check(seen[session.value.name or ""], crossing, scores)
+    return [Tail(session, {n: rows[i : i + 1] for n, rows in crossing.items()}) for i in range(len(images))]
