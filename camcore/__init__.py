@@ -4,20 +4,25 @@ from camcore.engine import Explainer, explainer
 from camcore.errors import CamError, DeviceError, HeadNotFound, InputError, MethodNotPossible, MissingPackage
 from camcore.evidence import Adapter, Backend, Evidence, InputSpec, Layer, Tap
 from camcore.explanation import Explanation
-from camcore.head import LinearHead
-from camcore.methods import METHODS, Method, activation_map, cam, register
+from camcore.fuse import fuse
+from camcore.head import LinearHead, NormHead
+from camcore.layout import Layout
+from camcore.methods import METHODS, Method, activation_map, cam, method, register
 from camcore.normalize import normalize, postprocess
-from camcore.plan import Plan
+from camcore.plan import Plan, Route
 from camcore.preprocess import PRESETS, Preprocess
 from camcore.regions import Box, boxes, mask
 from camcore.resize import resize
 from camcore.scores import choose_classes, softmax, top_k
+from camcore.smoothing import Smoothing
+from camcore.targets import TARGETS, Target, difference, finer, target
 
 __version__ = "0.1.0"
 
 __all__ = [
     "METHODS",
     "PRESETS",
+    "TARGETS",
     "Adapter",
     "Backend",
     "Box",
@@ -30,23 +35,33 @@ __all__ = [
     "InputError",
     "InputSpec",
     "Layer",
+    "Layout",
     "LinearHead",
     "Method",
     "MethodNotPossible",
     "MissingPackage",
+    "NormHead",
     "Plan",
     "Preprocess",
+    "Route",
+    "Smoothing",
     "Tap",
+    "Target",
     "activation_map",
     "boxes",
     "cam",
     "choose_classes",
+    "difference",
     "explainer",
+    "finer",
+    "fuse",
     "mask",
+    "method",
     "normalize",
     "postprocess",
     "register",
     "resize",
     "softmax",
+    "target",
     "top_k",
 ]

@@ -11,15 +11,18 @@ from numpy.typing import NDArray
 
 from camcore import labels as label_files
 from camcore import preprocess as preprocessing
-from camcore.errors import HeadNotFound, InputError
-from camcore.evidence import Adapter, Backend, Evidence, Tap, accept_images
+from camcore.apply import Maps, Report, Work, apply
+from camcore.errors import HeadNotFound, InputError, MethodNotPossible
+from camcore.evidence import Adapter, Backend, accept_images
 from camcore.explanation import Explanation
-from camcore.head import LinearHead, global_mean
-from camcore.methods import Method
+from camcore.fuse import Fusion
+from camcore.methods import METHODS, Method
 from camcore.pictures import Picture, load_picture
 from camcore.plan import Plan, make_plan
 from camcore.preprocess import Preprocess, View
 from camcore.scores import Classes, wrong_shape
+from camcore.smoothing import Smoothing
+from camcore.smoothing import smoothing as smoothing_of
 
 __all__ = ["Explainer", "explainer", "open_backend"]
 
@@ -33,18 +36,30 @@ class Explainer:
     Parameters
     ----------
     backend : Backend
-    method, layer, labels, preprocess
+    method, layer, target, fusion, scaling, smoothing, labels, preprocess
         See :func:`explainer`.
+    options : mapping, optional
+        Of the method.
     batch_size : int
         Images a forward pass; larger batches are cut, so that no more than this many features are held.
+
+    Attributes
+    ----------
+    report : callable or None
+        Set it to be told of long work: ``report(done, total)`` after each batch of runs of the network.
     """
 
     def __init__(
         self,
         backend: Backend,
         *,
-        method: str = "auto",
+        method: str | Method = "auto",
         layer: str | Sequence[str] | None = None,
+        target: Any = None,
+        options: Mapping[str, Any] | None = None,
+        fusion: Fusion = "max",
+        scaling: str | None = None,
+        smoothing: str | Smoothing | None = None,
         labels: Any = None,
         preprocess: str | Preprocess | Mapping[str, Any] | None = None,
         batch_size: int = BATCH,
@@ -55,7 +70,14 @@ class Explainer:
         self.labels = backend.labels if labels is None else label_files.read_labels(labels)
         self.preprocess = backend.preprocess if preprocess is None else preprocessing.preprocess(preprocess)
         self.batch_size = batch_size
-        self._method, self._layer = method, _one_layer(layer)
+        self.report: Report | None = None
+        self._wanted: dict[str, Any] = {
+            "wanted": method,
+            "layers": _layers(layer),
+            "aim": target,
+            "options": dict(options or {}),
+        }
+        self._joined: dict[str, Any] = {"fusion": fusion, "scaling": scaling, "smoothing": smoothing_of(smoothing)}
         self._plan: Plan | None = None
         self._checked = False
 
@@ -67,11 +89,11 @@ class Explainer:
     def _planned(self, example: Floats | None) -> Plan:
         """Made at the first need, since a PyTorch model must be run once to be understood."""
         if self._plan is None:
-            self._plan = make_plan(self._method, self.backend, self._layer, example)
+            self._plan = make_plan(backend=self.backend, example=example, **self._wanted)
         return self._plan
 
     def __repr__(self) -> str:
-        return f"Explainer({self.backend.kind} on {self.backend.device}, method {self._method})"
+        return f"Explainer({self.backend.kind} on {self.backend.device}, method {_name(self._wanted['wanted'])})"
 
     def __call__(self, images: Any, classes: Classes = None) -> Explanation:
         """Explain a batch.
@@ -119,12 +141,13 @@ class Explainer:
     def _explain(
         self, images: Floats, classes: Classes, pictures: Sequence[Picture] | None, views: Sequence[View] | None
     ) -> Explanation:
-        plan = self._planned(images)
+        self._planned(images)
         parts = [
-            self._maps(plan, images[i : i + self.batch_size], _part(classes, i, self.batch_size, len(images)))
+            self._maps(images[i : i + self.batch_size], _part(classes, i, self.batch_size, len(images)))
             for i in range(0, len(images), self.batch_size)
         ]
-        maps, scores, chosen = (np.concatenate(list(p)) if len(parts) > 1 else p[0] for p in zip(*parts, strict=True))
+        plan = self._planned(images)
+        maps, scores, chosen = (_joined([getattr(p, name) for p in parts]) for name in ("maps", "scores", "classes"))
         names = _fitting(self.labels, scores.shape[1])
         return Explanation(
             maps=maps,
@@ -132,7 +155,8 @@ class Explainer:
             classes=chosen,
             scores_are=plan.tap.scores_are,
             method=plan.method.name,
-            layer=plan.tap.layer,
+            layer=", ".join(route.tap.layer for route in plan.routes),
+            target=plan.target.name,
             head=plan.tap.how,
             input_size=images.shape[2:],
             rectifies=plan.method.rectifies,
@@ -143,72 +167,38 @@ class Explainer:
             device=self.backend.device,
         )
 
-    def _maps(self, plan: Plan, images: Floats, classes: Classes) -> tuple[Floats, Floats, NDArray[np.int64]]:
-        row, checking = plan.method, "head" in plan.method.needs and not (self._checked and self.backend.fixed)
-        short = row.from_class_maps if self.backend.gives_class_maps else None
-        needs = row.needs if short is None else frozenset({"class_maps"}) | (row.needs if checking else frozenset())
-        seen = self.backend.observe(images, needs=needs, layer=plan.layer, classes=classes, labels=self.labels)
-        if "head" in row.needs:
-            check_scores(seen.scores)
-        if checking:
-            check_evidence(seen, plan.tap)
-            self._checked = bool(seen.features is not None and seen.features.any())  # zeros would prove nothing
-        maps = _apply(row, seen) if short is None or seen.class_maps is None else short(seen.class_maps)
-        return maps.astype(np.float32, copy=False), seen.scores, seen.classes
-
-
-def _apply(row: Method, seen: Evidence) -> Floats:
-    given = {need: getattr(seen, need) for need in row.needs}
-    with np.errstate(over="ignore", invalid="ignore"):  # float16 features may hold inf: the check has spoken
-        maps: Floats = row.formula(classes=seen.classes, **given)
-    return maps
-
-
-def check_scores(scores: Floats) -> None:
-    """Of what is not a number there is no map."""
-    if not np.isfinite(scores).all():
-        raise InputError("the model's scores are NaN or infinite for this input, so there is nothing to explain")
-
-
-def check_evidence(seen: Evidence, tap: Tap) -> None:
-    """The head must reproduce the scores of the classes to be explained; else its map would be an invention.
-
-    Raises
-    ------
-    HeadNotFound
-        With the largest difference and what to do.
-    """
-    head, features = seen.head, seen.features
-    assert head is not None  # the backend's contract for these needs
-    assert features is not None
-    if (head.channels, head.classes) != (features.shape[1], seen.scores.shape[1]):
-        raise InputError(
-            f"the head is for {head.channels} channels and {head.classes} classes, the network has "
-            f"{features.shape[1]} channels at {tap.layer} and {seen.scores.shape[1]} classes"
+    def _maps(self, images: Floats, classes: Classes) -> Maps:
+        plan = self._planned(images)
+        work = Work(
+            self.backend,
+            plan,
+            labels=self.labels,
+            checked=self._checked and self.backend.fixed,
+            batch_size=self.batch_size,
+            report=self.report,
+            **self._joined,
         )
-    expected = np.take_along_axis(seen.scores, seen.classes, axis=1)
-    slack = tap.slack[seen.classes] if np.ndim(tap.slack) else tap.slack
-    with np.errstate(over="ignore", invalid="ignore"):  # infinite features do not reproduce finite scores
-        rebuilt = _rows(head, global_mean(features), seen.classes)
-        difference = np.abs(rebuilt - expected) - slack
-    scales = np.abs(seen.scores).max(axis=1, keepdims=True)  # each image by its own, so that its batch does not matter
-    if not (difference <= tap.tolerance * np.maximum(scales, 1e-30)).all():
-        worst, scale = float(np.max(difference)), float(scales.max())
-        raise HeadNotFound(
-            f"the head found ({tap.how}) at {tap.layer} does not reproduce the scores: they differ by up to "
-            f"{worst:.3g}, with scores up to {scale:.3g}. So the map would not explain this score. Give layer= and "
-            "head= by hand, or a method that needs no head"
-        )
+        try:
+            done = apply(work, images, classes)
+        except HeadNotFound as error:
+            other = self._without_head(plan, str(error))
+            if other is None:
+                raise
+            self._plan = other
+            return self._maps(images, classes)
+        self._checked = self._checked or done.checked
+        return done
 
-
-def _rows(head: LinearHead, pooled: Floats, classes: NDArray[np.int64]) -> Floats:
-    """The scores of some classes only: (N, C) pooled and (N, T) classes to (N, T)."""
-    bias = head.bias[classes]
-    if head.is_identity:
-        return np.take_along_axis(pooled, classes, axis=1) + bias
-    if classes.shape[1] * 4 > head.classes:
-        return np.take_along_axis(head(pooled), classes, axis=1)
-    return np.einsum("ntc,nc->nt", head.weight[classes], pooled) + bias
+    def _without_head(self, plan: Plan, why: str) -> Plan | None:
+        """The plan that relies on no closed form, where the head found does not reproduce the scores."""
+        if not any(route.closed for route in plan.routes):
+            return None
+        try:
+            return make_plan(
+                backend=self.backend, distrust=why, **self._wanted | {"wanted": plan.method, "options": {}}
+            )
+        except MethodNotPossible:
+            return None
 
 
 def _fitting(names: tuple[str, ...] | None, classes: int) -> tuple[str, ...] | None:
@@ -259,19 +249,30 @@ def _part(classes: Classes, start: int, count: int, total: int) -> Classes:
     return part
 
 
-def _one_layer(layer: str | Sequence[str] | None) -> str | None:
-    if layer is None or isinstance(layer, str):
-        return layer
-    if len(layer) != 1:
-        raise InputError(f"layer is a list of {len(layer)}; the methods at hand read one layer: give one name")
-    return layer[0]
+def _layers(layer: Any) -> tuple[str | None, ...]:
+    names = (layer,) if layer is None or isinstance(layer, str) else layer
+    if not isinstance(names, (tuple, list)) or not names or not all(n is None or isinstance(n, str) for n in names):
+        raise InputError(f"layer is {layer!r}; expected the name of a layer, or a list of names")
+    return tuple(names)
+
+
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def _name(method: str | Method) -> str:
+    return method if isinstance(method, str) else method.name
 
 
 def explainer(
     model: Any,
     *,
-    method: str = "auto",
+    method: str | Method = "auto",
     layer: str | Sequence[str] | None = None,
+    target: Any = None,
+    fusion: Fusion = "max",
+    scaling: str | None = None,
+    smoothing: str | Smoothing | None = None,
     labels: Any = None,
     preprocess: str | Preprocess | Mapping[str, Any] | None = None,
     device: str = "auto",
@@ -283,11 +284,22 @@ def explainer(
     Parameters
     ----------
     model : path to an .onnx file, onnx.ModelProto, bytes, or torch.nn.Module
-    method : str
-        A name of ``camcore.METHODS``; ``"auto"`` is ``cam`` where the head allows it.
-    layer : str, optional
+    method : str or Method
+        A name of ``camcore.METHODS``; ``"auto"`` is ``cam`` where the head allows it, else ``gradcam``.
+    layer : str or list of str, optional
         Found where absent. A tensor name, a node name, or a PyTorch module path such as ``"layer4"``, which means the
-        tensor that the module returns.
+        tensor that the module returns. The maps of several layers are fused into one.
+    target : str, Target or callable, optional
+        What is explained: ``"logit"``, ``"probability"``, ``"log-probability"``, ``"difference"`` to the best other
+        class, ``"difference:7"`` to class 7, or a function of (M, K) scores; see :func:`camcore.targets.target`. The
+        method's own where absent, which is the logit for most.
+    fusion : {"max", "mean", "product"} or list of float
+        How several layers are joined; numbers are weights, one a layer.
+    scaling : str, optional
+        How each of several layers is scaled first; see :func:`camcore.normalize`. ``"relu-max"`` for methods that
+        rectify, else ``"minmax"``, where absent.
+    smoothing : {"flip", "scales", "flip+scales", "flip+gains"} or Smoothing, optional
+        Average the maps of changed copies of the image.
     labels : path, sequence or mapping, optional
         Class names; those in the model where absent.
     preprocess : str, Preprocess or dict, optional
@@ -297,7 +309,8 @@ def explainer(
     batch_size : int
         Images a forward pass.
     **options
-        For the backend: ``threads=`` (ONNX); ``head=``, ``mode=`` (PyTorch); ``output=``.
+        Of the method, as ``camcore methods`` lists them (``variant="official"``); all others are for the backend:
+        ``threads=`` (ONNX); ``head=``, ``mode=`` (PyTorch); ``output=``, ``grid=``, ``prefix=``.
 
     Returns
     -------
@@ -308,8 +321,22 @@ def explainer(
     InputError
         If the model is missing, damaged, or of a kind that no adapter takes.
     """
+    row = METHODS.get(method) if isinstance(method, str) else method
+    mine = {name: options.pop(name) for name in [*options] if row is not None and name in row.options}
     backend = open_backend(model, device=device, **options)
-    return Explainer(backend, method=method, layer=layer, labels=labels, preprocess=preprocess, batch_size=batch_size)
+    return Explainer(
+        backend,
+        method=method,
+        layer=layer,
+        target=target,
+        options=mine,
+        fusion=fusion,
+        scaling=scaling,
+        smoothing=smoothing,
+        labels=labels,
+        preprocess=preprocess,
+        batch_size=batch_size,
+    )
 
 
 def open_backend(model: Any, **options: Any) -> Backend:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camcore.errors import HeadNotFound, InputError
-from camcore.head import LinearHead
+from camcore.head import LinearHead, NormHead
 from camcore.preprocess import Preprocess
 from camcore.scores import Classes
+from camcore.targets import Target
 
 __all__ = ["Adapter", "Backend", "Evidence", "InputSpec", "Layer", "Tap", "accept_images", "milestones"]
 
@@ -68,8 +69,8 @@ class Tap:
     ----------
     layer : str
         The name of the features.
-    head : LinearHead or None
-        None where the scores are not linear in the pooled features; ``obstacle`` then says why.
+    head : LinearHead, NormHead or None
+        None where the scores are no such function of the pooled features; ``obstacle`` then says why.
     how : str
         The operations from the features to the scores.
     scores_are : str
@@ -82,7 +83,7 @@ class Tap:
     """
 
     layer: str
-    head: LinearHead | None = None
+    head: LinearHead | NormHead | None = None
     how: str = ""
     obstacle: str = ""
     scores_are: str = "logit"
@@ -91,10 +92,17 @@ class Tap:
     tolerance: float = 1e-3
 
     def need_head(self) -> LinearHead:
-        """The head, or the error that says what stands in its way."""
-        if self.head is None:
-            raise HeadNotFound(self.obstacle)
-        return self.head
+        """The linear head, or the error that says what stands in its way."""
+        if isinstance(self.head, LinearHead):
+            return self.head
+        raise HeadNotFound(self.linear_obstacle)
+
+    @property
+    def linear_obstacle(self) -> str:
+        """Why there is no linear head; empty where there is one."""
+        if isinstance(self.head, NormHead):
+            return f"the head ({self.how}) normalises over the channels, so no row of weights makes a score."
+        return self.obstacle if self.head is None else ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,16 +114,28 @@ class Evidence:
     scores : (N, K) float32 ndarray
     classes : (N, T) int64 ndarray
     features : (N, C, *S) ndarray or None
-    head : LinearHead or None
+    head : LinearHead, NormHead or None
     class_maps : (N, T, *S) ndarray or None
         ``sum_k W_ck A_k`` of the classes, where the backend sums them itself.
+    gradients : (N, T, C, *S) ndarray or None
+        Of the target of each class with respect to the features.
+    curvature : (N, T, C, *S) ndarray or None
+        The Hessian of the target, times the features.
     """
 
     scores: Floats
     classes: NDArray[np.int64]
     features: Floats | None = None
-    head: LinearHead | None = None
+    head: LinearHead | NormHead | None = None
     class_maps: Floats | None = None
+    gradients: Floats | None = None
+    curvature: Floats | None = None
+
+    def need_features(self) -> Floats:
+        """The features, which the backend must give where they were asked for."""
+        if self.features is None:
+            raise InputError("the backend gave no features, though they were asked for")
+        return self.features
 
 
 class Backend(Protocol):
@@ -124,8 +144,9 @@ class Backend(Protocol):
     kind: str
     fixed: bool
     """True where weights cannot change between calls, so that what was checked once holds."""
-    gives_class_maps: bool
-    """True where ``needs`` may have ``"class_maps"``: the sum is done where the features are."""
+    gives: frozenset[str]
+    """Out of ``features``, ``head``, ``class_maps`` (summed where the features are), ``gradients``, ``curvature``,
+    ``tail`` and ``model``."""
     labels: tuple[str, ...] | None
     preprocess: Preprocess | None
     input: InputSpec
@@ -148,11 +169,18 @@ class Backend(Protocol):
         images: Floats,
         *,
         needs: frozenset[str],
-        layer: str | None = None,
+        layers: Sequence[str | None] = (None,),
         classes: Classes = None,
         labels: Sequence[str] | None = None,
-    ) -> Evidence:
-        """One forward pass of ``(N, C, *S)`` images, giving what is needed."""
+        target: Target | None = None,
+    ) -> list[Evidence]:
+        """One forward pass of ``(N, C, *S)`` images, giving what is needed at each layer.
+
+        ``needs`` are Evidence's own names; ``target`` is what gradients are taken of, the logit where absent.
+        """
+
+    def tails(self, images: Floats, layer: str | None = None) -> Iterable[Callable[[Floats], Floats]]:
+        """For each image, one at a time: from (M, C, *S) features of a layer to the (M, K) scores behind it."""
 
     def scores(self, images: Floats) -> Floats:
         """(N, K) scores of ``(N, C, *S)`` images."""

@@ -49,6 +49,8 @@ class Explanation:
     pictures, views : lists or None
         The pictures that the images were made of, and the part of each that the network saw (x0, y0, x1, y1).
     device : str
+    target : str
+        What was explained: ``"logit"``, ``"probability"``, ...
     """
 
     maps: NDArray[np.float32]
@@ -65,6 +67,7 @@ class Explanation:
     pictures: Sequence[Picture] | None = None
     views: Sequence[View] | None = None
     device: str = "cpu"
+    target: str = "logit"
 
     def __len__(self) -> int:
         return len(self.maps)

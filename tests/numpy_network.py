@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from camcore import Evidence, Explanation, InputError, InputSpec, Layer, LinearHead, Preprocess, Tap, choose_classes
+from camcore import Evidence, Explanation, InputError, InputSpec, Layer, LinearHead, Preprocess, Tap, Target, choose_classes
 
 
 def values(*shape: int, seed: int = 0) -> np.ndarray:
@@ -25,7 +25,7 @@ class PooledNetwork:
     labels: tuple[str, ...] | None = None
     preprocess: Preprocess | None = None
     fixed: bool = True
-    gives_class_maps: bool = False
+    gives: frozenset[str] = frozenset({"features", "head", "tail", "model"})
     shift: Any = 0.0  # added to the scores, so that the head does not explain them any more
     kind: str = "numpy"
     device: str = "cpu"
@@ -58,14 +58,23 @@ class PooledNetwork:
         images: np.ndarray,
         *,
         needs: frozenset[str],
-        layer: str | None = None,
+        layers: Sequence[str | None] = (None,),
         classes: Any = None,
         labels: Sequence[str] | None = None,
-    ) -> Evidence:
+        target: Target | None = None,
+    ) -> list[Evidence]:
         self.batches.append(len(images))
         scores = self.scores(images)
-        features = images if layer == "images" else self.features(images)
-        return Evidence(scores, choose_classes(scores, classes, labels), features, self.tap(layer).head)
+        chosen = choose_classes(scores, classes, labels)
+        taken = [images if layer == "images" else self.features(images) for layer in layers]
+        return [Evidence(scores, chosen, a, self.tap(n).head) for a, n in zip(taken, layers, strict=True)]
+
+    def tails(self, images: np.ndarray, layer: str | None = None) -> list[Callable[[np.ndarray], np.ndarray]]:
+        def behind(features: np.ndarray) -> np.ndarray:
+            pooled = features.mean(axis=tuple(range(2, features.ndim)))
+            return self.scores(features) if layer == "images" else self.head(pooled) + np.float32(self.shift)
+
+        return [behind for _ in images]
 
 
 def explanation(

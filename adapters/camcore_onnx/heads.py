@@ -71,7 +71,8 @@ def find_head(output: ir.Value, constants: Constants) -> Found:
         value = _unflatten(value) if axis == 1 else value
         head = walk.head(channels_of(value, axis) or walk.width or _static(logits))
     except HeadNotFound as error:
-        return Found(logits, last_map(value, constants), None, obstacle=_explain(output, value, walk, error))
+        obstacle = _explain(output, value, walk, error)
+        return Found(logits, last_map(value, constants), None, obstacle=obstacle, scores_are=walk.logits_are)
     return Found(
         logits,
         value,

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import nn
 
-from camcore.errors import DeviceError, HeadNotFound, InputError, suggest
+from camcore.errors import HeadNotFound, InputError
 from camcore.evidence import Evidence, InputSpec, Layer, Tap
-from camcore.head import LinearHead
+from camcore.head import LinearHead, NormHead
+from camcore.layout import Layout
 from camcore.preprocess import Preprocess
 from camcore.scores import Classes, choose_classes
+from camcore.targets import TARGETS, Target
 from camcore_torch.heads import find_head
-from camcore_torch.quiet import MODES, Mode, kept_buffers, undisturbed
-from camcore_torch.record import Recorder, recording_from, scores_of, watching_modules
+from camcore_torch.network import Network, unwrap
+from camcore_torch.quiet import Mode, kept_buffers
+from camcore_torch.record import Recorder, recording_from, watching_modules
 from camcore_torch.steps import array
-from camcore_torch.study import Study, make_study, value_at
+from camcore_torch.study import Point, Study, make_study, value_at
+from camcore_torch.tails import Record, check_tail, make_tail
+from camcore_torch.views import DERIVATIVES, evidence_of, look, rows
 
 __all__ = ["TorchBackend", "unwrap"]
 
 Floats = NDArray[np.floating[Any]]
+Head = LinearHead | NormHead
 _TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 5e-2}
 
 
@@ -44,17 +50,22 @@ class TorchBackend:
         Instead of the head that is found.
     output : str or int, optional
         Which of several outputs has the class scores.
+    grid : tuple of int, optional
+        How tokens lie on the picture, (rows, columns); found where absent.
+    prefix : int, optional
+        How many tokens in front are not of the picture (class, register); found where absent.
 
     Notes
     -----
     The first call records one image's forward pass to learn where the features are. Later calls record the few
     operations behind the features only, so weights are always read as they are now. Memory: one image's activations
-    for the time of the first call, later one copy of the features.
+    for the time of the first call, later one copy of the features, and the graph of the network behind the layer where
+    gradients are wanted.
     """
 
     kind = "torch"
     fixed = False
-    gives_class_maps = False
+    gives = frozenset({"features", "head", "gradients", "curvature", "tail", "model"})
 
     def __init__(
         self,
@@ -64,25 +75,27 @@ class TorchBackend:
         mode: Mode = "eval",
         head: Any = None,
         output: str | int | None = None,
+        grid: tuple[int, ...] | None = None,
+        prefix: int | None = None,
     ) -> None:
-        if mode not in MODES:
-            raise InputError(f"mode is {mode!r}; expected 'eval' or 'caller'")
-        self.model = unwrap(model)
-        self.mode: Mode = mode
+        self.network = Network(model, device, mode, output)
         self.labels: tuple[str, ...] | None = None
         self.preprocess: Preprocess | None = None
-        self.input = _input(self.model)
-        self._head, self._output = head, output
+        self.input: InputSpec = self.network.input()
+        self._head = head
+        self._tokens: dict[str, Any] = {"grid": grid, "prefix": prefix}
         self._study: Study | None = None
         self._lock = threading.Lock()
-        self._restless = False  # whether a forward pass in evaluation mode writes into buffers
-        _check_device(device, self.device)
+
+    @property
+    def model(self) -> nn.Module:
+        """The module inside its wrappers."""
+        return self.network.module
 
     @property
     def device(self) -> str:
         """Where the model's parameters are now."""
-        tensor = _first_tensor(self.model)
-        return "cpu" if tensor is None else str(tensor.device)
+        return self.network.device
 
     def tap(self, layer: str | None = None, example: Floats | None = None) -> Tap:
         """The features of ``layer`` and the head behind them; see :class:`camcore.Tap`.
@@ -90,27 +103,24 @@ class TorchBackend:
         ``example`` is a batch to learn from; random noise of the first convolution's shape where absent.
         """
         study = self._studied(example)
-        found, name = study.found, study.name
-        shape = study.shape
-        if layer is not None:
-            value = study.value_of(layer)
-            if value != found.features:
-                return self._other_tap(study, layer)
-            name = layer
-        if found.features is None:
+        found, value = study.found, study.value_of(layer)
+        if value is None:
             raise HeadNotFound(f"{found.obstacle} Nor is there any feature map with spatial axes on that way.")
-        tolerance = _TOLERANCE.get(study.dtype, 1e-3)
-        return Tap(name, found.head, found.how, found.obstacle, found.scores_are, shape, 0.0, tolerance)
-
-    def _other_tap(self, study: Study, layer: str) -> Tap:
-        shape = next((entry.shape for entry in study.layers if entry.name == layer), ())
+        tap = Tap(
+            layer=study.name if layer is None else layer,
+            head=found.head,
+            how=found.how,
+            obstacle=found.obstacle,
+            scores_are=found.scores_are,
+            shape=study.shape_of(value),
+            tolerance=_TOLERANCE.get(study.dtype, 1e-3),
+        )
+        if value == found.features:
+            return tap
         if self._head is not None:  # the user knows better: the scores will tell
-            head = self._given_head()
-            return Tap(layer, head, "given head", shape=shape, tolerance=_TOLERANCE.get(study.dtype, 1e-3))
-        if study.found.head is None:
-            return Tap(layer, obstacle=study.found.obstacle, shape=shape)
+            return replace(tap, head=self.network.head(self._head), how="given head")
         why = f"the head does not read what {layer!r} returns but {study.name!r}; CAM is defined only there."
-        return Tap(layer, obstacle=why, shape=shape)
+        return replace(tap, head=None, how="", obstacle=found.obstacle if found.head is None else why)
 
     def layers(self) -> list[Layer]:
         """Modules that return maps: at each size and width the last one, named by the outermost module."""
@@ -121,31 +131,92 @@ class TorchBackend:
         images: Floats,
         *,
         needs: frozenset[str],
-        layer: str | None = None,
+        layers: Sequence[str | None] = (None,),
         classes: Classes = None,
         labels: Sequence[str] | None = None,
-    ) -> Evidence:
+        target: Target | None = None,
+    ) -> list[Evidence]:
         """One forward pass; see :class:`camcore.Backend`."""
         study = self._studied(images)
-        value = study.found.features if layer is None else study.value_of(layer)
-        features: Floats | None
-        head: LinearHead | None = None
-        if value == study.found.features and study.found.head is not None:
+        names = self.labels if labels is None else labels
+        values = [study.value_of(layer) for layer in layers]
+        alone = values == [study.found.features] and not needs & DERIVATIVES
+        head: Head | None = None
+        if study.found.head is not None and (alone or "head" in needs):  # the head is the shortest way to its features
             scores, features, head = self._observe_head(images)
-        else:
-            scores, features = self._observe_value(images, value)
-            head = self._given_head() if self._head is not None else None
-        chosen = choose_classes(scores, classes, self.labels if labels is None else labels)
-        return Evidence(scores, chosen, features, head if "head" in needs else None)
+            if alone:
+                chosen = choose_classes(scores, classes, names)
+                return [Evidence(scores, chosen, features, head if "head" in needs else None)]
+        elif self._head is not None and "head" in needs:
+            head = self.network.head(self._head)
+        seen = self._look(images, values, needs, classes, names, target or TARGETS["logit"])
+        return [replace(evidence, head=head) for evidence in seen]
+
+    def _look(
+        self,
+        images: Floats,
+        values: Sequence[int | None],
+        needs: frozenset[str],
+        classes: Classes,
+        labels: Sequence[str] | None,
+        target: Target,
+    ) -> list[Evidence]:
+        """Values of any layers, and derivatives with respect to them, in one pass forward and back."""
+        study, grad = self._studied(images), bool(needs & DERIVATIVES)
+        known = [v for v in values if v is not None]
+        points, layouts = [study.points[v] for v in known], [study.layout_of(v) for v in known]
+        with self.network.undisturbed(grad=grad):
+            tensor = self.network.tensor(images)
+            view = look(self.model, points, study.logits, lambda: self.network(tensor), grad=grad)
+            scores = rows(view.scores)
+            independent = study.found.scores_are == "independent logit"
+            aim = target.aim(scores, choose_classes(scores, classes, labels), alone=independent)
+            return evidence_of(view, aim, needs, layouts) or [Evidence(scores, aim.classes)]
 
     def scores(self, images: Floats) -> Floats:
         """(N, K) scores, before a final softmax."""
-        if self._studied(images).found.head is not None:
-            return self._observe_head(images)[0]
-        with undisturbed(self.model, self.mode, buffers=self._restless):
-            return _rows(self._forward(self._tensor(images)))
+        study = self._studied(images)
+        with self.network.undisturbed():
+            tensor = self.network.tensor(images)
+            return rows(look(self.model, [], study.logits, lambda: self.network(tensor)).scores)
 
-    def _observe_head(self, images: Floats) -> tuple[Floats, Floats, LinearHead]:
+    def tails(self, images: Floats, layer: str | None = None) -> Iterator[Callable[[Floats], Floats]]:
+        """One at a time, the network behind a layer for each image; see :class:`camcore.Backend`."""
+        study = self._studied(images)
+        value = study.value_of(layer)
+        if value is None:
+            raise HeadNotFound(f"{study.found.obstacle} Nor is there any feature map with spatial axes on that way.")
+        for image in images:
+            yield self._tail_of(image, study.points[value], study.layout_of(value), study.logits)
+
+    def _tail_of(self, image: Floats, point: Point, layout: Layout, logits: Point | None) -> Callable[[Floats], Floats]:
+        with self.network.undisturbed():
+            two, three = (self._record_tail(np.repeat(image[None], n, axis=0), point) for n in (2, 3))
+            tail = make_tail(two, three)
+            tensor = self.network.tensor(image[None])
+            view = look(self.model, [point], logits, lambda: self.network(tensor))
+            (like,) = view.values()
+            check_tail(tail, like, view.scores, _TOLERANCE.get(like.dtype, 1e-3))
+        native = array(like)
+
+        def run(features: Floats) -> Floats:
+            given = torch.tensor(layout.native(features, native)).to(like.device, like.dtype)
+            with self.network.undisturbed():
+                return rows(tail(given))
+
+        return run
+
+    def _record_tail(self, images: Floats, point: Point) -> Record:
+        recorder = Recorder()
+        with recording_from(self.model, point.place, recorder) as returned:
+            output = self.network(self.network.tensor(images))
+        layer = next(iter(returned), None) if point.offset is None else value_at(recorder, point)
+        if layer is None:
+            raise InputError("the network took another way than in the first call, so the layer was not met")
+        found = find_head(recorder, recorder.number(output), layer)
+        return Record(recorder, layer, found.logits, len(images))
+
+    def _observe_head(self, images: Floats) -> tuple[Floats, Floats, Head]:
         """Scores, features and the head as it is in this very pass; learns anew if the network took another way."""
         for attempt in (self._tail, self._whole):
             seen = attempt(images)
@@ -153,88 +224,42 @@ class TorchBackend:
                 return seen
         raise HeadNotFound("the network took another way than in the first call, and there it has no linear head")
 
-    def _tail(self, images: Floats) -> tuple[Floats, Floats, LinearHead] | None:
+    def _tail(self, images: Floats) -> tuple[Floats, Floats, Head] | None:
         study = self._study
         if study is None or study.point is None:
             return None
         record = Recorder()
-        with undisturbed(self.model, self.mode, buffers=self._restless):
+        with self.network.undisturbed():
             with recording_from(self.model, study.point.place, record):
-                output = self._forward(self._tensor(images))
+                output = self.network(self.network.tensor(images))
             start = value_at(record, study.point)
             return None if start is None else self._read(record, record.number(output), start)
 
-    def _whole(self, images: Floats) -> tuple[Floats, Floats, LinearHead] | None:
+    def _whole(self, images: Floats) -> tuple[Floats, Floats, Head] | None:
         record = Recorder()
-        with undisturbed(self.model, self.mode, buffers=self._restless):
-            tensor = self._tensor(images)
+        with self.network.undisturbed():
+            tensor = self.network.tensor(images)
             start = record.number(tensor)
             with record:
-                output = self._forward(tensor)
+                output = self.network(tensor)
             return self._read(record, record.number(output), start)
 
-    def _read(self, record: Recorder, scores: int, start: int) -> tuple[Floats, Floats, LinearHead] | None:
+    def _read(self, record: Recorder, scores: int, start: int) -> tuple[Floats, Floats, Head] | None:
         found = find_head(record, scores, start)
         if found.head is None or found.features is None:
             return None
         features = array(record.tensors[found.features])
         if found.channel_axis != 1:
             features = np.moveaxis(features, found.channel_axis, 1)
-        head = found.head if self._head is None else self._given_head()
-        return _rows(record.tensors[found.logits]), features, head
-
-    def _observe_value(self, images: Floats, value: int | None) -> tuple[Floats, Floats | None]:
-        """Scores and the value of any layer."""
-        study = self._studied(images)
-        if value is None:
-            return self.scores(images), None
-        point = study.points[value]
-        record = Recorder(copy=(point.offset, point.result))
-        with undisturbed(self.model, self.mode, buffers=self._restless):
-            with recording_from(self.model, point.place, record):
-                output = self._forward(self._tensor(images))
-            if record.copied is None:
-                raise InputError("the network took another way than in the first call, so the layer was not met")
-            return _rows(output), array(record.copied)
-
-    def _forward(self, tensor: Tensor) -> Tensor:
-        try:
-            output = self.model(tensor)
-        except Exception as error:  # a network raises what it likes
-            text = (str(error).strip().splitlines() or [repr(error)])[0]
-            raise InputError(f"the model cannot take images of shape {tuple(tensor.shape)}: {text}") from error
-        scores = scores_of(output, self._output)
-        if scores is None:
-            raise InputError(
-                f"the model returns {type(output).__name__} without a tensor of scores; say which with output="
-            )
-        return scores
-
-    def _tensor(self, images: Floats) -> Tensor:
-        like = _first_tensor(self.model)
-        tensor = torch.tensor(np.ascontiguousarray(images))  # a copy: the network may write into its input
-        return tensor.float() if like is None else tensor.to(like.device, like.dtype)
-
-    def _given_head(self) -> LinearHead:
-        head = self._head
-        if isinstance(head, LinearHead):
-            return head
-        if isinstance(head, str):
-            head = self._named_head(head)
-        if isinstance(head, nn.Module):
-            weight, bias = getattr(head, "weight", None), getattr(head, "bias", None)
-            if not isinstance(weight, Tensor):
-                raise InputError(f"head is {type(head).__name__}, which has no weight; give a linear layer")
-            return LinearHead(array(weight), None if bias is None else array(bias))
-        weight, bias = head
-        return LinearHead(_plain(weight), None if bias is None else _plain(bias))
+        head = found.head if self._head is None else self.network.head(self._head)
+        return rows(record.tensors[found.logits]), features, head
 
     def _studied(self, example: Floats | None) -> Study:
         if self._study is None:
             with self._lock:
                 if self._study is None:
                     self._study = self._learn(
-                        self._example() if example is None else example[: 1 if self.mode == "eval" else None]
+                        self._example() if example is None else example[: 1 if self.network.mode == "eval" else None]
                     )
         return self._study
 
@@ -247,70 +272,17 @@ class TorchBackend:
         generator = np.random.default_rng(0)
         return generator.standard_normal((1, self.input.channels or 3, 224, 224)).astype(np.float32)
 
-    def _named_head(self, name: str) -> nn.Module:
-        modules = dict(self.model.named_modules())
-        if name not in modules:
-            raise InputError(f"head {name!r}: no module of that path. {suggest(name, modules)}")
-        return modules[name]
-
     def _learn(self, images: Floats) -> Study:
         """Record everything about one image."""
         record = Recorder()
-        with undisturbed(self.model, self.mode), kept_buffers(self.model) as changed:
-            tensor = self._tensor(images)
+        with self.network.undisturbed(), kept_buffers(self.model) as changed:
+            tensor = self.network.tensor(images)
             start = record.number(tensor)
             with watching_modules(self.model, record) as events, record:
-                output = self._forward(tensor)
+                output = self.network(tensor)
             found = find_head(record, record.number(output), start)
             if self._head is not None and found.head is not None:
-                found = replace(found, head=self._given_head(), how="given head")
-            study = make_study(found, record, events)
-        self._restless = bool(changed)
+                found = replace(found, head=self.network.head(self._head), how="given head")
+            study = make_study(found, record, events, start, record.number(output), **self._tokens)
+        self.network.restless = bool(changed)
         return study
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile`` wrappers."""
-    while True:
-        inner = getattr(model, "_orig_mod", None)
-        if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            inner = model.module
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
-
-
-def _first_tensor(model: nn.Module) -> Tensor | None:
-    candidates: list[Callable[[], Any]] = [model.parameters, model.buffers]
-    return next((t for c in candidates for t in c() if t.is_floating_point()), None)
-
-
-def _input(model: nn.Module) -> InputSpec:
-    """From the first convolution: its number of axes; its channels as a guess, for others may come before it."""
-    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    first = next((m for m in model.modules() if isinstance(m, kinds)), None)
-    if first is None:
-        return InputSpec("images", ())
-    return InputSpec("images", (None,) * (2 + len(first.kernel_size)), guess=first.in_channels or None)
-
-
-def _check_device(wanted: str, have: str) -> None:
-    kind = wanted.partition(":")[0]
-    if kind not in ("auto", "cpu", "cuda"):
-        raise InputError(f"device is {wanted!r}; expected 'auto', 'cpu', 'cuda' or 'cuda:N'")
-    if wanted == "auto" or have == wanted or (":" not in wanted and have.partition(":")[0] == wanted):
-        return
-    raise DeviceError(
-        f"device {wanted!r} was asked for, but the model is on {have!r}; call model.to({wanted!r}), or take 'auto'"
-    )
-
-
-def _plain(values: Tensor | ArrayLike) -> NDArray[Any]:
-    return array(values) if isinstance(values, Tensor) else np.asarray(values)
-
-
-def _rows(scores: Tensor) -> Floats:
-    flat = scores.reshape(len(scores), -1) if scores.ndim > 1 else scores[:, None]
-    if scores.ndim > 2 and any(n != 1 for n in scores.shape[2:]):
-        raise InputError(f"the scores have shape {tuple(scores.shape)}; expected (N, K)")
-    return array(flat).astype(np.float32, copy=False)

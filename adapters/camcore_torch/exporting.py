@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from camcore.errors import InputError, MissingPackage
+from camcore.head import LinearHead
 from camcore.methods import cam
 from camcore.preprocess import Preprocess
 from camcore_torch.backend import TorchBackend, unwrap
@@ -89,9 +90,9 @@ def export(
 
 
 def _reference(backend: TorchBackend, images: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    seen = backend.observe(images, needs=frozenset({"features", "head"}))
+    (seen,) = backend.observe(images, needs=frozenset({"features", "head"}))
     assert seen.features is not None  # asked for, and found before
-    assert seen.head is not None
+    assert isinstance(seen.head, LinearHead)  # found before
     return seen.scores, cam(seen.features, seen.head)
 
 

@@ -55,7 +55,8 @@ def find_head(record: Recorder, scores: int, start: int) -> Found:
             raise HeadNotFound("the pooling reads the images themselves")
         head = walk.head(record.tensors[value].shape[axis])
     except HeadNotFound as error:
-        return Found(logits, _last_map(record, value, live), None, obstacle=_explain(record, value, walk, error))
+        obstacle = _explain(record, value, walk, error)
+        return Found(logits, _last_map(record, value, live), None, obstacle=obstacle, scores_are=walk.logits_are)
     return Found(logits, value, head, how=walk.how(), scores_are=walk.logits_are, channel_axis=axis)
 
 

@@ -34,7 +34,7 @@ _one_at_a_time = threading.RLock()
 
 
 @contextmanager
-def undisturbed(module: nn.Module, mode: Mode = "eval", *, buffers: bool = False) -> Iterator[None]:
+def undisturbed(module: nn.Module, mode: Mode = "eval", *, buffers: bool = False, grad: bool = False) -> Iterator[None]:
     """Context in which ``module`` can be run without consequences.
 
     Parameters
@@ -45,15 +45,22 @@ def undisturbed(module: nn.Module, mode: Mode = "eval", *, buffers: bool = False
         the network that will be shipped. ``caller``: as the training flags say; buffers are put back afterwards.
     buffers : bool
         Put buffers back in evaluation mode too: for networks that count or observe whatever the flags say.
+    grad : bool
+        Leave ``inference_mode``, so that gradients can be switched on inside.
 
     Notes
     -----
-    Flags are changed only where one is set, and the last of several threads puts them back. Nothing is differentiated.
+    Flags are changed only where one is set, and the last of several threads puts them back. Nothing is differentiated
+    unless it is switched on inside. Under autocast the cache of cast weights is off: what is cast here has no graph,
+    and the caller's training would take it from the cache.
     """
     if mode not in MODES:
         raise InputError(f"mode is {mode!r}; expected 'eval' or 'caller'")
     with ExitStack() as stack:
+        if grad:
+            stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
+        stack.enter_context(_no_autocast_cache())
         stack.enter_context(_random_numbers(module))
         if mode == "eval":
             stack.enter_context(_evaluation(module))
@@ -64,6 +71,16 @@ def undisturbed(module: nn.Module, mode: Mode = "eval", *, buffers: bool = False
             stack.enter_context(_one_at_a_time)
             stack.enter_context(kept_buffers(module))
         yield
+
+
+@contextmanager
+def _no_autocast_cache() -> Iterator[None]:
+    enabled = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(enabled)
 
 
 @contextmanager

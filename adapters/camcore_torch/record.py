@@ -18,9 +18,19 @@ from torch.nn.modules import module as nn_module
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["Call", "Event", "Place", "Recorder", "recording_from", "scores_of", "watching_modules"]
+__all__ = [
+    "Call",
+    "Event",
+    "Place",
+    "Recorder",
+    "decomposed",
+    "hooking",
+    "recording_from",
+    "scores_of",
+    "watching_modules",
+]
 
-_hooking = threading.Lock()
+hooking = threading.Lock()  # the ids of hooks are not thread-safe in PyTorch
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +50,17 @@ class Call:
         return packet[:-1] if packet.endswith("_") and not packet.startswith("_") else packet
 
 
+def decomposed(mode: TorchDispatchMode, func: Any, args: Any, kwargs: Any) -> Any:
+    """The result of a composite operation, its parts seen by ``mode``; else NotImplemented.
+
+    Under inference_mode composite operations arrive whole; elsewhere they do not.
+    """
+    if not func._can_decompose():
+        return NotImplemented
+    with mode:
+        return func.decompose(*args, **kwargs)
+
+
 class Recorder(TorchDispatchMode):
     """Records operations and gives every value a number; an in-place operation makes a new value.
 
@@ -50,14 +71,10 @@ class Recorder(TorchDispatchMode):
         Value number -> index of the call that made it.
     tensors : dict
         Value number -> tensor. Kept alive, so that no identity is used twice.
-    copied : Tensor or None
-        A copy of the one result that ``copy=(call, result)`` asks for, taken before anything can overwrite it.
     """
 
-    def __init__(self, copy: tuple[int, int] | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._copy = copy
-        self.copied: Tensor | None = None
         self.calls: list[Call] = []
         self.producer: dict[int, int] = {}
         self.tensors: dict[int, Tensor] = {}
@@ -76,18 +93,14 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func._can_decompose():  # under inference_mode composite operations arrive whole; elsewhere they do not
-            with self:
-                out = func.decompose(*args, **kwargs)
-            if out is not NotImplemented:
-                return out
+        whole = decomposed(self, func, args, kwargs)
+        if whole is not NotImplemented:
+            return whole
         sources = tuple(self.number(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
         out = func(*args, **kwargs)
         results = tuple(self._new(t) for t in tree_leaves(out) if isinstance(t, Tensor))
         for result in results:
             self.producer[result] = len(self.calls)
-        if self._copy is not None and self._copy[0] == len(self.calls):
-            self.copied = self.tensors[results[self._copy[1]]].clone()
         self.calls.append(Call(func, args, kwargs, sources, results))
         return out
 
@@ -158,41 +171,44 @@ def watching_modules(root: nn.Module, recorder: Recorder) -> Iterator[list[Event
         if mine(module):
             watch.note(module, "exit", output)
 
-    with _hooking:
+    with hooking:
         handles = [nn_module.register_module_forward_pre_hook(enter), nn_module.register_module_forward_hook(leave)]
     try:
         yield watch.events
     finally:
-        with _hooking:
+        with hooking:
             for handle in handles:
                 handle.remove()
 
 
 @contextmanager
-def recording_from(root: nn.Module, place: Place, recorder: Recorder) -> Iterator[None]:
+def recording_from(root: nn.Module, place: Place, recorder: Recorder) -> Iterator[list[int]]:
     """Record, in this thread, from a place in the forward pass to its end.
 
-    One hook is set on one module for the time of the call.
+    One hook is set on one module for the time of the call. The list that is given holds, afterwards, the number of
+    the value that the module returned there.
     """
     module = root.get_submodule(place.path)
     thread, count, active = threading.get_ident(), 0, False
+    returned: list[int] = []
 
-    def start(*_: Any) -> None:
+    def start(*values: Any) -> None:
         nonlocal count, active
         if threading.get_ident() != thread or active:
             return
         count += 1
         if count == place.nth:
+            returned.extend(recorder.number(v) for v in values[2:] if isinstance(v, Tensor))
             recorder.__enter__()  # type: ignore[no-untyped-call]
             active = True
 
-    with _hooking:  # the ids of hooks are not thread-safe in PyTorch
+    with hooking:
         register = module.register_forward_pre_hook if place.kind == "enter" else module.register_forward_hook
         handle = register(start)
     try:
-        yield
+        yield returned
     finally:
-        with _hooking:
+        with hooking:
             handle.remove()
         if active:
             recorder.__exit__(None, None, None)  # type: ignore[no-untyped-call]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from camcore.errors import InputError, suggest
 from camcore.evidence import Layer, milestones
+from camcore.layout import Layout
 from camcore_torch.heads import Found
+from camcore_torch.layouts import layout_of, token_features
 from camcore_torch.record import Event, Place, Recorder
 
 __all__ = ["Point", "Study", "make_study", "value_at"]
@@ -19,56 +20,110 @@ __all__ = ["Point", "Study", "make_study", "value_at"]
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """A value of the forward pass: recording from ``place`` on, it is result ``result`` of operation ``offset``."""
+    """A value of the forward pass.
+
+    Counting from ``place`` on, it is result ``result`` of operation ``offset``; with no offset it is what the module
+    at ``place`` returns.
+    """
 
     place: Place
-    offset: int
-    func: Any
-    result: int
+    offset: int | None = None
+    func: Any = None
+    result: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """What one fully recorded forward pass has taught."""
+    """What one fully recorded forward pass has taught.
+
+    Attributes
+    ----------
+    point : Point or None
+        Where to start recording to read the head: shortly before the features that it reads.
+    logits : Point or None
+        Of the scores before a final softmax; None where the network returns these.
+    points : dict
+        Value number -> where it is met.
+    layouts : dict
+        Value number -> how its axes lie, or the error that says why that is not known.
+    shapes : dict
+        Value number -> shape without the batch axis.
+    """
 
     found: Found
     point: Point | None
+    logits: Point | None
     name: str
-    shape: tuple[int, ...]
     dtype: torch.dtype
     modules: dict[str, int]
     layers: list[Layer]
     points: dict[int, Point]
+    layouts: dict[int, Layout | InputError]
+    shapes: dict[int, tuple[int, ...]]
 
-    def value_of(self, layer: str) -> int:
-        """The number of the value that a module returns."""
+    def layout_of(self, value: int) -> Layout:
+        """How the axes of a value lie."""
+        layout = self.layouts[value]
+        if isinstance(layout, InputError):
+            raise layout
+        return layout
+
+    def shape_of(self, value: int) -> tuple[int | None, ...]:
+        """(C, *S) of a value; empty where its axes are not known."""
+        layout = self.layouts.get(value)
+        return layout.shape(self.shapes[value]) if isinstance(layout, Layout) else ()
+
+    def value_of(self, layer: str | None) -> int | None:
+        """The number of the value that a module returns; of the features where no module is named."""
+        if layer is None:
+            return self.found.features
         if layer not in self.modules:
             nearest = suggest(layer, filter(None, self.modules))
             raise InputError(f"no layer is called {layer!r}: no module of that path returns a tensor. {nearest}")
         return self.modules[layer]
 
 
-def make_study(found: Found, record: Recorder, events: list[Event]) -> Study:
+def make_study(found: Found, record: Recorder, events: list[Event], images: int, output: int, **tokens: Any) -> Study:
+    """Draw the conclusions from a record.
+
+    ``images`` and ``output`` are the numbers of what goes into the network and what it returns; ``tokens`` may give
+    ``grid`` and ``prefix``.
+    """
+    if found.head is None:  # where a class token is read, the patches matter one attention before
+        found = replace(found, features=token_features(record, found.logits, images) or found.features)
     modules = {e.path: e.value for e in events if e.kind == "exit" and e.value is not None}
     values = {v for v in (*modules.values(), found.features) if v is not None and v in record.producer}
-    points = {v: _point(record, events, v) for v in values}
-    features = None if found.features is None else record.tensors[found.features]
-    shape = (
-        ()
-        if features is None
-        else tuple(np.moveaxis(np.empty((0, *features.shape[1:])), found.channel_axis, 1).shape[1:])
-    )
+    linear = found.head is not None and found.features in record.producer
+    layouts = {v: _layout(record, v, tokens) for v in values}
+    if found.head is not None and found.features is not None:
+        layouts[found.features] = Layout("first" if found.channel_axis == 1 else "last")
+    shapes = {v: tuple(record.tensors[v].shape[1:]) for v in values}
     name = _name(found.features, modules, record)
     return Study(
         found=found,
-        point=None if found.head is None or found.features is None else points.get(found.features),
+        point=_point(record, events, found.features) if linear and found.features is not None else None,
+        logits=None if found.logits == output else _point(record, events, found.logits),
         name=name,
-        shape=shape,
         dtype=record.tensors[found.logits].dtype,
         modules=modules,
         layers=_layers(modules, name, record),
-        points=points,
+        points={v: _exit(events, v) or _point(record, events, v) for v in values},
+        layouts=layouts,
+        shapes=shapes,
     )
+
+
+def _layout(record: Recorder, value: int, tokens: dict[str, Any]) -> Layout | InputError:
+    try:
+        return layout_of(record, value, **tokens)
+    except InputError as error:
+        return error
+
+
+def _exit(events: list[Event], value: int) -> Point | None:
+    """The first module that returns the value."""
+    event = next((e for e in events if e.kind == "exit" and e.value == value), None)
+    return None if event is None else Point(Place(event.path, event.kind, event.nth))
 
 
 def _point(record: Recorder, events: list[Event], value: int) -> Point:
@@ -81,6 +136,7 @@ def _point(record: Recorder, events: list[Event], value: int) -> Point:
 
 def value_at(record: Recorder, point: Point) -> int | None:
     """The number of the features in a tail record; None if the network did something else this time."""
+    assert point.offset is not None  # recording starts before the value is made
     if len(record.calls) <= point.offset or record.calls[point.offset].func is not point.func:
         return None
     return record.calls[point.offset].results[point.result]

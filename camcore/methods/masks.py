@@ -339,6 +339,7 @@ register(
         summary="groups of channels weighted by what each brings back of a blurred image",
         options={"groups": 32, "percentile": 70.0},
         target="probability",
+        gradients_of="logit",
         probe=Probe(where="model", count=_blurred_and_groups, inputs=_mixed, per_class=True, each="a group"),
     )
 )

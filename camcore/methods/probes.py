@@ -52,6 +52,8 @@ class Probe:
         values of ``weight @ mean(input) + bias``, without making the inputs.
     pooled : callable, optional
         ``pooled(features, **options)``: for (C, *S) features the (P, C) means of the inputs, without making them.
+    each : str
+        What one input stands for: ``"a channel"``.
     """
 
     where: str
@@ -60,3 +62,4 @@ class Probe:
     per_class: bool = False
     linear: Callable[..., Floats] | None = None
     pooled: Callable[..., Floats] | None = None
+    each: str = "an input"

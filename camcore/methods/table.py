@@ -16,7 +16,7 @@ from camcore.methods.probes import Probe
 __all__ = ["METHODS", "Method", "method", "register"]
 
 Floats = NDArray[np.floating[Any]]
-NEEDS = frozenset({"features", "head", "gradients", "curvature", "moments", "values", "tail", "model"})
+NEEDS = frozenset({"features", "head", "gradients", "curvature", "moments", "tail", "model"})
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Method:
     needs : frozenset of str
         Out of ``features`` (N, C, *S); ``head``; ``gradients`` (N, T, C, *S), or with spatial axes of length one where
         they are the same everywhere; ``curvature``, the Hessian times the features, shaped alike; ``moments``, the
-        means of the gradients, their squares and cubes over noisy copies of the image; ``values`` (N, T) of the
-        target; ``tail`` and ``model``: runs of the network behind the layer, or of all of it.
+        means of the gradients, their squares and cubes over noisy copies of the image; ``tail`` and ``model``: runs of
+        the network behind the layer, or of all of it.
     rectifies : bool
         Whether the heatmap starts from ReLU(map); the raw map never does.
     paper : str
@@ -44,6 +44,8 @@ class Method:
         Keyword arguments of the formula (and of the probe) that a user may set, with their defaults.
     target : str
         What is explained where the user does not say: see :func:`camcore.targets.target`.
+    gradients_of : str
+        The target of the gradients, for methods that take it whatever is explained.
     probe : Probe, optional
         What ``tail`` or ``model`` runs on.
     alike : str or callable
@@ -61,6 +63,7 @@ class Method:
     summary: str
     options: Mapping[str, Any] = field(default_factory=dict)
     target: str = "logit"
+    gradients_of: str = ""
     probe: Probe | None = None
     alike: str | Callable[[Mapping[str, Any]], str] = ""
     from_class_maps: Callable[[Floats], Floats] | None = None
@@ -72,6 +75,11 @@ class Method:
                 known = suggest(name, self.options) if self.options else "It has none."
                 raise InputError(f"method {self.name!r} has no option {name!r}. {known}")
         return replace(self, options={**self.options, **options})
+
+    @property
+    def has_target(self) -> bool:
+        """Whether it explains any number made of the scores, not only a score, or none."""
+        return bool(self.needs - {"features", "head"})
 
     @property
     def kin(self) -> str:

@@ -40,7 +40,7 @@ def test_cam_is_refused_where_the_head_does_not_read() -> None:
 
 def test_densenet_features_are_not_what_the_head_reads() -> None:
     with pytest.raises(HeadNotFound, match=r"'features' returns but 'relu\(features\)'"):
-        camcore.explainer(network("densenet121"), layer="features")(images())
+        camcore.explainer(network("densenet121"), method="cam", layer="features")(images())
 
 
 def test_unknown_layer_names_the_nearest() -> None:

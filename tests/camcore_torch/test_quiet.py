@@ -111,7 +111,7 @@ def test_callers_grad_mode_does_not_matter(context: Callable[[], Any]) -> None:
 def test_active_dropout_is_refused_without_a_trace() -> None:
     model = prepared(Small(TAILS["dropout"]))
     with no_trace(model, versions=False), pytest.raises(HeadNotFound, match=r"dropout is active .* take mode='eval'"):
-        camcore.explainer(model, mode="caller")(images())
+        camcore.explainer(model, method="cam", mode="caller")(images())
 
 
 @pytest.mark.parametrize("dropout", [False, True])

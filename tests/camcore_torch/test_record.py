@@ -69,23 +69,6 @@ def test_recording_from_a_place_sees_the_tail_only(kind: str) -> None:
     assert not model.relu._forward_pre_hooks
 
 
-def test_copy_is_taken_before_it_is_overwritten() -> None:
-    record = Recorder(copy=(0, 0))
-    with record:
-        y = torch.zeros(2) + 1
-        y.add_(5)
-    assert record.copied is not None
-    # call 0 is torch.zeros itself
-    assert record.calls[0].name in ("zeros", "empty")
-    record = Recorder(copy=(0, 0))
-    x = torch.tensor([-1.0, 1.0])
-    with record:
-        y = x * 2
-        y.relu_()
-    assert record.copied is not None
-    assert record.copied.tolist() == [-2.0, 2.0]
-
-
 def test_scores_in_what_a_model_returns() -> None:
     scores, other = torch.ones(2, 5), torch.ones(2, 3, 4, 4)
     assert scores_of(scores) is scores

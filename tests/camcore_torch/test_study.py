@@ -42,8 +42,8 @@ def test_recording_starts_right_before_the_features() -> None:
 def test_a_study_knows_what_each_module_returns() -> None:
     backend = TorchBackend(network("resnet18"))
     out = backend.observe(
-        np.zeros((1, 3, 64, 64), np.float32), needs=frozenset({"features"}), layer="layer1.0", classes=0
-    )
+        np.zeros((1, 3, 64, 64), np.float32), needs=frozenset({"features"}), layers=["layer1.0"], classes=0
+    )[0]
     assert out.features is not None
     assert out.features.shape == (1, 64, 16, 16)
     with pytest.raises(InputError, match="no layer is called 'layer9'"):

@@ -1,0 +1,136 @@
+"""The network behind a layer, run by itself: what a forward pass did from there on is done again with other features.
+
+Two forward passes of the same image, twice and three times in a batch, show which numbers in the operations (sizes
+of views, for example) follow the size of the batch; then the operations can be repeated for any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+
+from camcore.errors import MethodNotPossible
+from camcore_torch.record import Recorder
+
+__all__ = ["Record", "Tail", "check_tail", "make_tail"]
+
+Argument = Callable[[dict[int, Tensor], int], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """A recorded tail: which value is the layer's, and which the scores'; ``batch`` images."""
+
+    recorder: Recorder
+    layer: int
+    scores: int
+    batch: int
+
+    @property
+    def start(self) -> int:
+        """The first operation that reads the layer's value."""
+        calls = self.recorder.calls
+        return next((i for i, call in enumerate(calls) if self.layer in call.sources), len(calls))
+
+
+@dataclass(frozen=True, eq=False)
+class _Operation:
+    func: Any
+    arguments: list[Argument]
+    form: TreeSpec
+    results: tuple[int, ...]
+
+    def __call__(self, values: dict[int, Tensor], batch: int) -> None:
+        leaves = [argument(values, batch) for argument in self.arguments]
+        args, kwargs = tree_unflatten(leaves, self.form)
+        out = self.func(*args, **kwargs)
+        values.update(zip(self.results, (t for t in tree_leaves(out) if isinstance(t, Tensor)), strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Tail:
+    """The operations behind a layer. Called with the layer's values in any number, gives their scores."""
+
+    layer: int
+    scores: int
+    operations: list[_Operation]
+
+    def __call__(self, features: Tensor) -> Tensor:
+        values = {self.layer: features}
+        for operation in self.operations:
+            operation(values, len(features))
+        return values[self.scores]
+
+
+def make_tail(two: Record, three: Record) -> Tail:
+    """Learn the operations from records of two and of three images.
+
+    Raises
+    ------
+    MethodNotPossible
+        If the two passes did different things.
+    """
+    first, second = two.recorder.calls[two.start :], three.recorder.calls[three.start :]
+    if [c.func for c in first] != [c.func for c in second]:
+        raise MethodNotPossible(
+            "the network behind the layer does other operations for three images than for two, so it cannot be run by "
+            "itself"
+        )
+    known = {two.layer: three.layer}
+    operations = []
+    for a, b in zip(first, second, strict=True):
+        leaves, form = tree_flatten((a.args, a.kwargs))
+        others = tree_leaves((b.args, b.kwargs))
+        sources = iter(zip(a.sources, b.sources, strict=True))
+        arguments = [
+            _tensor(x, y, *next(sources), known, two.batch) if isinstance(x, Tensor) else _number(x, y, two.batch)
+            for x, y in zip(leaves, others, strict=True)
+        ]
+        operations.append(_Operation(a.func, arguments, form, a.results))
+        known.update(zip(a.results, b.results, strict=True))
+    return Tail(two.layer, two.scores, operations)
+
+
+def _tensor(a: Tensor, b: Any, source: int, other: int, known: dict[int, int], batch: int) -> Argument:
+    """A value of the tail; or a constant; or, where its length follows the batch, what comes past the layer."""
+    if known.get(source) == other:
+        return lambda values, _: values[source]
+    if a.shape == b.shape:
+        return lambda values, _: a
+    share, rest = divmod(a.shape[0], batch)
+    if rest or a.shape[1:] != b.shape[1:] or b.shape[0] != share * (batch + 1):
+        raise MethodNotPossible(
+            f"a tensor of shape {tuple(a.shape)} comes past the layer, and its batch axis is not the first"
+        )
+    one = a[:share]
+    return lambda values, count: one.repeat(count, *(1 for _ in one.shape[1:]))
+
+
+def _number(a: Any, b: Any, batch: int) -> Argument:
+    """A number that follows the size of the batch, or anything that stays."""
+    if type(a) is int and type(b) is int and a != b:
+        slope = b - a
+        return lambda _, count: a + slope * (count - batch)
+    return lambda _values, _count: a
+
+
+def check_tail(tail: Tail, layer: Tensor, scores: Tensor, tolerance: float) -> None:
+    """Several copies of one image's values (1, ...) must give its scores (1, K) each.
+
+    Raises
+    ------
+    MethodNotPossible
+        With the difference.
+    """
+    again = tail(layer.repeat(5, *(1 for _ in layer.shape[1:]))).reshape(5, -1)
+    worst = float((again - scores).abs().max())
+    scale = float(scores.abs().max())
+    if not worst <= tolerance * scale:
+        raise MethodNotPossible(
+            f"the network behind the layer, run by itself, gives scores that differ by up to {worst:.3g} from those of "
+            f"the whole network (up to {scale:.3g}); choose a method that needs no runs of the tail"
+        )

@@ -1,0 +1,254 @@
+"""Apply a plan to one batch of images: evidence from the backend, what is missing from the head or from runs, maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camcore import closed_form
+from camcore.checks import check_evidence, check_scores
+from camcore.evidence import Backend, Evidence
+from camcore.fuse import Fusion, fuse
+from camcore.head import LinearHead
+from camcore.methods.probes import Scene
+from camcore.plan import Plan, Route
+from camcore.scores import Classes
+from camcore.smoothing import Smoothing
+from camcore.targets import Aim, Target
+
+__all__ = ["Maps", "Work", "apply"]
+
+Floats = NDArray[np.floating[Any]]
+Report = Callable[[int, int], None]
+
+# Perturbed features of one image that are held at a time.
+TAIL_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """Of one batch: (N, T, *s) maps, (N, K) scores, (N, T) classes, and whether the head has proved itself on it."""
+
+    maps: Floats
+    scores: Floats
+    classes: NDArray[np.int64]
+    checked: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What stays the same over the batches of one call.
+
+    Attributes
+    ----------
+    backend : Backend
+    plan : Plan
+    labels : tuple of str or None
+        Class names, for classes given by name.
+    fusion, scaling : str or sequence of float, str or None
+        How several layers are joined; see :func:`camcore.fuse.fuse`.
+    smoothing : Smoothing or None
+    checked : bool
+        Whether the head has been seen to reproduce the scores, and cannot have changed since.
+    batch_size : int
+        Images a forward pass, in runs of the whole model.
+    report : callable, optional
+        ``report(done, total)`` after each batch of runs.
+    """
+
+    backend: Backend
+    plan: Plan
+    labels: Sequence[str] | None = None
+    fusion: Fusion = "max"
+    scaling: str | None = None
+    smoothing: Smoothing | None = None
+    checked: bool = False
+    batch_size: int = 32
+    report: Report | None = field(default=None, repr=False)
+
+
+def apply(work: Work, images: Floats, classes: Classes) -> Maps:
+    """The maps of one batch, smoothed where that was asked for."""
+    seen = _observe(work, images, classes)
+    plain = _maps(work, images, seen)
+    if work.smoothing is None:
+        return plain
+    return replace(plain, maps=_smoothed(work, images, plain, _aim(work, seen[0])))
+
+
+def _smoothed(work: Work, images: Floats, plain: Maps, aim: Aim) -> Floats:
+    """The mean over all copies; the classes are those of the image itself."""
+    assert work.smoothing is not None
+    held = replace(work, plan=replace(work.plan, target=aim.held()), smoothing=None)
+    size, total, count = plain.maps.shape[2:], np.zeros(plain.maps.shape, np.float64), 0
+    for copy in work.smoothing.copies():
+        changed = copy.of(images)
+        same = copy.flip is False and copy.scale == copy.gain == 1
+        maps = plain.maps if same else _maps(held, changed, _observe(held, changed, plain.classes)).maps
+        total, count = total + copy.back(maps, size), count + 1
+    return total / count
+
+
+def _observe(work: Work, images: Floats, classes: Classes) -> list[Evidence]:
+    needs = frozenset().union(*(_asked(work, route) for route in work.plan.routes))
+    return work.backend.observe(
+        images,
+        needs=needs,
+        layers=[route.layer for route in work.plan.routes],
+        classes=classes,
+        labels=work.labels,
+        target=work.plan.sloped,
+    )
+
+
+def _asked(work: Work, route: Route) -> frozenset[str]:
+    """What the backend must give: the class maps alone where they are all it takes and nothing is left to check."""
+    row = work.plan.method
+    if row.from_class_maps is not None and "class_maps" in work.backend.gives:
+        return frozenset({"class_maps"}) | (frozenset() if work.checked else row.needs)
+    if route.closed:
+        return row.needs - {"gradients", "curvature", "moments", "tail", "model"} | {"features", "head"}
+    return row.needs - {"moments", "tail", "model"} | ({"gradients"} if "moments" in row.needs else set())
+
+
+def _maps(work: Work, images: Floats, seen: Sequence[Evidence]) -> Maps:
+    row, checked = work.plan.method, work.checked
+    if row.has_target or "head" in row.needs:
+        check_scores(seen[0].scores)
+    layers = []
+    for route, evidence in zip(work.plan.routes, seen, strict=True):
+        if (route.closed or "head" in row.needs) and not work.checked:
+            check_evidence(evidence, route.tap, whole=work.plan.target.name != "logit")
+            checked = bool(evidence.need_features().any())  # zeros would prove nothing
+        layers.append(_layer_maps(work, route, images, evidence))
+    maps = layers[0] if len(layers) == 1 else _fused(work, layers, images.shape[2:])
+    return Maps(maps.astype(np.float32, copy=False), seen[0].scores, seen[0].classes, checked)
+
+
+def _fused(work: Work, layers: list[Floats], space: tuple[int, ...]) -> Floats:
+    scaling = work.scaling or ("relu-max" if work.plan.method.rectifies else "minmax")
+    return fuse(layers, work.fusion, scaling=scaling)
+
+
+def _layer_maps(work: Work, route: Route, images: Floats, evidence: Evidence) -> Floats:
+    row = work.plan.method
+    if evidence.class_maps is not None and row.from_class_maps is not None:
+        return row.from_class_maps(evidence.class_maps)
+    aim = _aim(work, evidence)
+    given: dict[str, Any] = {need: getattr(evidence, need) for need in row.needs & {"features", "head"}}
+    with np.errstate(over="ignore", invalid="ignore"):  # float16 features may hold inf: the check has spoken
+        given |= _gradients(work, route, images, evidence, _aim(work, evidence, work.plan.sloped))
+        if row.probe is not None:
+            given["responses"] = _responses(work, route, images, evidence, aim, given.get("gradients"))
+        maps: Floats = row.formula(classes=evidence.classes, **given, **row.options)
+    return maps
+
+
+def _aim(work: Work, evidence: Evidence, target: Target | None = None) -> Aim:
+    alone = work.plan.tap.scores_are == "independent logit"
+    return (target or work.plan.target).aim(evidence.scores, evidence.classes, alone=alone)
+
+
+def _gradients(work: Work, route: Route, images: Floats, evidence: Evidence, aim: Aim) -> dict[str, Any]:
+    """Gradients, curvature and moments, as far as the method needs them."""
+    needs, given, head = work.plan.method.needs, dict[str, Any](), evidence.head
+    gradients: Floats | None
+    if not needs & {"gradients", "curvature", "moments"}:
+        return given
+    if route.closed:
+        assert head is not None  # asked for
+        features = evidence.need_features()
+        gradients = closed_form.gradients(head, features, aim)
+        given["curvature"] = closed_form.curvature(head, features, aim) if "curvature" in needs else None
+    else:
+        gradients, given["curvature"] = evidence.gradients, evidence.curvature
+    given["gradients"] = gradients
+    if "moments" in needs:
+        easy = route.closed and isinstance(head, LinearHead)
+        known = gradients if easy else None
+        given["moments"] = _moments(work, route, images, evidence, aim) if known is None else closed_form.moments(known)
+    return {name: value for name, value in given.items() if name in needs}
+
+
+def _moments(work: Work, route: Route, images: Floats, evidence: Evidence, aim: Aim) -> tuple[Floats, ...]:
+    """Means of the gradients, their squares and their cubes over noisy copies of the images.
+
+    The noise is the same for every image, so a map does not depend on the batch that it is computed in.
+    """
+    options = work.plan.method.options
+    samples, spread, seed = int(options["samples"]), float(options["spread"]), int(options["seed"])
+    sums: list[Any] = []
+    for sample in range(samples):
+        noise = np.random.default_rng([seed, sample]).standard_normal(images.shape[1:])
+        noisy = (images + spread * noise).astype(images.dtype)
+        seen = work.backend.observe(
+            noisy, needs=frozenset({"gradients"}), layers=[route.layer], classes=evidence.classes, target=aim.held()
+        )[0]
+        assert seen.gradients is not None  # asked for
+        gradients = seen.gradients.astype(np.float64)
+        powers = [gradients, gradients**2, gradients**3]
+        sums = powers if not sums else [a + b for a, b in zip(sums, powers, strict=True)]
+        _tell(work, sample + 1, samples)
+    return tuple(s / samples for s in sums)
+
+
+def _responses(
+    work: Work, route: Route, images: Floats, evidence: Evidence, aim: Aim, gradients: Floats | None
+) -> Floats:
+    """The (N, T, P) answers to the method's probe."""
+    row, features = work.plan.method, evidence.need_features()
+    assert row.probe is not None
+    if route.closed and row.probe.where == "tail":
+        assert evidence.head is not None  # asked for
+        return closed_form.responses(evidence.head, row.probe, features, aim, row.options)
+    runners = _runners(work, route, images)
+    answers = []
+    for n, run in enumerate(runners):
+        scenes = _scenes(row.probe.per_class, images[n], features[n], None if gradients is None else gradients[n])
+        parts = [_run(work, run, scene, aim, n) for scene in scenes]
+        answers.append(np.stack([p[t] for t, p in enumerate(parts)]) if row.probe.per_class else parts[0])
+    return np.stack(answers)
+
+
+def _runners(work: Work, route: Route, images: Floats) -> Iterable[Callable[[Floats], Floats]]:
+    probe = work.plan.method.probe
+    assert probe is not None
+    return work.backend.tails(images, route.layer) if probe.where == "tail" else [work.backend.scores] * len(images)
+
+
+def _scenes(per_class: bool, image: Floats, features: Floats, gradients: Floats | None) -> Iterator[Scene]:
+    if not per_class or gradients is None:
+        yield Scene(image, features)
+        return
+    for one in gradients:
+        yield Scene(image, features, one)
+
+
+def _run(work: Work, run: Callable[[Floats], Floats], scene: Scene, aim: Aim, n: int) -> Floats:
+    """The (T, P) target values of one image's inputs, in batches of bounded size."""
+    row = work.plan.method
+    assert row.probe is not None
+    total = row.probe.count(scene, **row.options)
+    size = (
+        work.batch_size if row.probe.where == "model" else max(1, min(256, TAIL_BYTES // max(1, scene.features.nbytes)))
+    )
+    answers = np.empty((aim.classes.shape[1], total))
+    for start in range(0, total, size):
+        index = range(start, min(total, start + size))
+        answers[:, index.start : index.stop] = aim.of(n, run(row.probe.inputs(scene, index, **row.options))).T
+        _tell(work, index.stop, total)
+    return answers
+
+
+def _fitting(features: Floats) -> int:
+    """How many copies of an image's features are run at a time."""
+    return max(1, min(256, TAIL_BYTES // max(1, features.nbytes)))
+
+
+def _tell(work: Work, done: int, total: int) -> None:
+    if work.report is not None:
+        work.report(done, total)

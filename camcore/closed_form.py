@@ -1,0 +1,84 @@
+"""What a pooled head tells without running anything: gradients, curvature, and the answers to probes.
+
+With ``F`` the means of the features over their ``|S|`` positions and a target ``y = h(F)``, the gradient with respect
+to the features is ``h_k / |S|`` at every position, so it is kept with spatial axes of length one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camcore.head import LinearHead, NormHead, global_mean
+from camcore.methods.probes import Probe
+from camcore.targets import Aim
+
+__all__ = ["curvature", "gradients", "moments", "responses"]
+
+Floats = NDArray[np.floating[Any]]
+Head = LinearHead | NormHead
+
+
+def gradients(head: Head, features: Floats, aim: Aim) -> Floats:
+    """The gradients of a target, (N, T, C, 1, ...)."""
+    return _spread(_slopes(head, features, aim), features)
+
+
+def curvature(head: Head, features: Floats, aim: Aim) -> Floats:
+    """The Hessian of a target times the features, (N, T, C, 1, ...).
+
+    ``H A`` is the derivative of the gradient along A: exact zero for a linear head and target, else taken by central
+    differences in float64, good to about 1e-8.
+    """
+    pooled = global_mean(features).astype(np.float64)
+    if isinstance(head, LinearHead):
+        bent = head.pull(pooled, aim.bend(head(pooled) - head.bias))
+    else:
+        bent = (_at(head, pooled * (1 + 1e-5), aim) - _at(head, pooled * (1 - 1e-5), aim)) / 2e-5
+    return _spread(bent, features)
+
+
+def moments(gradient: Floats) -> tuple[Floats, Floats, Floats]:
+    """Means of the gradients, their squares and cubes over noisy images, where noise cannot change them."""
+    exact = gradient.astype(np.float64)
+    return exact, exact**2, exact**3
+
+
+def responses(head: Head, probe: Probe, features: Floats, aim: Aim, options: Mapping[str, Any]) -> Floats:
+    """The (N, T, P) target values of what a probe would show to the tail, in float64 where that costs nothing."""
+    if isinstance(head, LinearHead) and probe.linear is not None:
+        if aim.linear:
+            return _linear_responses(head, probe, features, aim, options)
+        scores = [probe.linear(image, head.weight, head.bias, **options).T for image in features]
+    else:
+        assert probe.pooled is not None  # the planner has seen to that
+        scores = [head(probe.pooled(image, **options)) for image in features]
+    return np.stack([aim.of(n, s).T for n, s in enumerate(scores)])
+
+
+def _linear_responses(head: LinearHead, probe: Probe, features: Floats, aim: Aim, options: Mapping[str, Any]) -> Floats:
+    assert probe.linear is not None
+    rows = _slopes(head, features, aim)
+    offsets = aim.slopes() @ head.bias if not aim.plain else head.bias[aim.classes]
+    return np.stack([probe.linear(a, w, b, **options) for a, w, b in zip(features, rows, offsets, strict=True)])
+
+
+def _slopes(head: Head, features: Floats, aim: Aim) -> Floats:
+    """The (N, T, C) derivatives of the target with respect to the pooled features."""
+    if isinstance(head, LinearHead) and aim.plain and not head.is_identity:
+        return head.weight[aim.classes]
+    return head.pull(global_mean(features), aim.slopes())
+
+
+def _at(head: Head, pooled: Floats, aim: Aim) -> Floats:
+    return head.pull(pooled, aim.moved(head(pooled)).slopes())
+
+
+def _spread(slopes: Floats, features: Floats) -> Floats:
+    """The same at every position: spatial axes of length one, divided by the number of positions."""
+    space = features.shape[2:]
+    even = slopes / np.prod(space, dtype=np.float64)
+    return even.reshape(*slopes.shape, *(1 for _ in space)).astype(np.result_type(features.dtype, np.float32))
