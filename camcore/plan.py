@@ -12,7 +12,7 @@ from camcore.head import LinearHead
 from camcore.methods import METHODS, Method, method
 from camcore.targets import Target, target
 
-__all__ = ["Plan", "Route", "alike", "make_plan", "obstacle", "possible"]
+__all__ = ["Plan", "Route", "alike", "costs", "make_plan", "obstacle", "possible"]
 
 # What "auto" tries, best first.
 AUTO = ("cam", "gradcam")
@@ -107,6 +107,17 @@ def _extras(row: Method, route: Route) -> list[str]:
     return extras
 
 
+def costs(row: Method) -> tuple[str, str]:
+    """What a method costs beside one forward pass: on a linear head behind a global pooling, and elsewhere.
+
+    An empty text says that it costs nothing; ``"-"`` that it is not defined there.
+    """
+    pooled = Tap("", LinearHead.identity(1))
+    free, other = (Route(None, pooled, "", closed) for closed in (is_closed(row, pooled), False))
+    elsewhere = "-" if "head" in row.needs else ", ".join(_extras(row, other))
+    return ", ".join(_extras(row, free)), elsewhere
+
+
 def obstacle(row: Method, tap: Tap, backend: Backend, aim: Target | None = None) -> str:
     """Why ``row`` cannot be computed at ``tap``; empty where it can."""
     if "head" in row.needs and not isinstance(tap.head, LinearHead):
@@ -125,6 +136,7 @@ def _run_needs(row: Method) -> frozenset[str]:
 
 def _lacking(needs: frozenset[str], backend: Backend) -> str:
     missing = needs - backend.gives
+    missing -= {"curvature"} if "gradients" in missing else set()
     words = {"gradients": "gradients of the network behind the layer", "tail": "runs of the network behind the layer"}
     named = " and ".join(words.get(need, need) for need in sorted(missing))
     return f"it needs {named}, which {backend.kind} models do not give." if missing else ""
@@ -196,7 +208,7 @@ def make_plan(
     for row, goal in zip(rows, explained, strict=True):
         if not any(obstacle(row, tap, backend, goal) for tap in taps):
             routes = _at_once([_route(row, t, n, goal) for t, n in zip(taps, layers, strict=True)], row, backend)
-            return Plan(row, routes, goal, alike(row, goal, routes, backend))
+            return Plan(row, routes, goal, alike(row, goal, routes, given=aim is not None))
     raise refusal(rows[-1], next(t for t in taps if obstacle(rows[-1], t, backend, explained[-1])), backend)
 
 
@@ -233,16 +245,18 @@ def _at_once(routes: Sequence[Route], row: Method, backend: Backend) -> tuple[Ro
     return tuple(replace(r, closed=False, way="gradient" if r.way == "closed form" else r.way) for r in routes)
 
 
-def alike(row: Method, aim: Target, routes: Sequence[Route], backend: Backend) -> tuple[str, ...]:
+def alike(row: Method, aim: Target, routes: Sequence[Route], *, given: bool) -> tuple[str, ...]:
     """The methods that are provably the same on this head, with this target.
 
     On a linear head behind a global average pooling whose features are not negative. With a target other than the
-    score itself, only the methods that are made of its gradient stay together.
+    score itself, only the methods that are made of its gradient stay together. Where no target was given, methods
+    that would take another one by themselves are left out.
     """
     if not row.kin or not all(isinstance(r.tap.head, LinearHead) and r.closed | ("head" in row.needs) for r in routes):
         return ()
     plain = aim.name == "logit"
-    same = [r.name for r in METHODS.values() if r.kin == row.kin and r.name != row.name and (plain or _follows(r))]
+    kin = [r for r in METHODS.values() if r.kin == row.kin and r.name != row.name and (plain or _follows(r))]
+    same = [r.name for r in kin if given or r.target == aim.name]
     return tuple(same) if plain or _follows(row) else ()
 
 

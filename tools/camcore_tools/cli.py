@@ -14,7 +14,7 @@ from camcore.errors import CamError
 
 __all__ = ["COMMANDS", "main"]
 
-COMMANDS = ("demo", "inspect", "explain", "export", "bench", "doctor")
+COMMANDS = ("demo", "methods", "inspect", "explain", "export", "bench", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,24 +4,29 @@ examples:
   camcore explain model.onnx cat.jpg
   camcore explain model.onnx photos/ 'more/*.png' --classes top3 --preprocess tf -o out
   camcore explain model.onnx cat.jpg --classes "Egyptian cat" --labels names.txt --json
+  camcore explain model.onnx cat.jpg --method gradcam,layercam,scorecam -o compared
+  camcore explain --torch torchvision.models:vgg16 cat.jpg --method layercam \\
+      --layer features.15 --layer features.22 --layer features.29 --fusion 0.4,0.4,0.2 --scaling tanh
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import camcore
 from camcore import figures
 from camcore.colormaps import COLORMAPS
-from camcore.engine import Explainer
+from camcore.engine import Explainer, open_backend
 from camcore.errors import InputError
 from camcore.explanation import Explanation
 from camcore.normalize import NORMALIZATIONS
 from camcore.pictures import Picture, find_pictures, load_picture
 from camcore.preprocess import PRESETS, Preprocess, preprocess
 from camcore.results import ResultFolder
+from camcore.smoothing import SMOOTHINGS
 from camcore_tools.console import Progress, note, print_json, safe
 from camcore_tools.sources import add_model_options, open_model
 
@@ -56,8 +61,35 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_method_options(parser: argparse.ArgumentParser) -> None:
     """Which method, where, on what."""
-    parser.add_argument("--method", default="auto", metavar="NAME", help=f"auto, {', '.join(camcore.METHODS)}")
-    parser.add_argument("--layer", metavar="NAME", help="tensor, node or PyTorch module; found where absent")
+    parser.add_argument(
+        "--method",
+        default="auto",
+        metavar="NAME[,NAME]",
+        help="see camcore methods; each of several gets a folder of its own (auto: cam where the head allows it, "
+        "else gradcam)",
+    )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        type=_option,
+        help="of the method, as camcore methods NAME lists them",
+    )
+    parser.add_argument(
+        "--target", metavar="WHAT", help="logit, probability, log-probability, difference, difference:7, finer"
+    )
+    parser.add_argument(
+        "--layer",
+        action="append",
+        metavar="NAME",
+        help="tensor, node or PyTorch module; found where absent; give it several times to fuse layers",
+    )
+    parser.add_argument(
+        "--fusion", type=_fusion, default="max", metavar="HOW", help="max, mean, product, or a weight a layer: .4,.4,.2"
+    )
+    parser.add_argument("--scaling", choices=sorted(NORMALIZATIONS), help="of each layer's map before they are fused")
+    parser.add_argument("--smooth", choices=sorted(SMOOTHINGS), help="average the maps of changed copies of the image")
     parser.add_argument("--labels", metavar="FILE", help="class names: one a line, or JSON")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of ONNX Runtime")
@@ -76,6 +108,21 @@ def add_preprocess_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resize", choices=("short", "squash", "none"), help="short keeps the aspect ratio and crops (default)"
     )
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """``samples=10`` as a number, ``variant=official`` as a text, ``centred=true`` as a truth value."""
+    name, found, value = text.partition("=")
+    if not name or not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, such as samples=10")
+    try:
+        return name, json.loads(value.lower())
+    except ValueError:
+        return name, value
+
+
+def _fusion(text: str) -> str | tuple[float, ...]:
+    return text if text.isalpha() else _numbers(text)
 
 
 def _alpha(text: str) -> float | str:
@@ -105,28 +152,69 @@ def run(args: argparse.Namespace) -> int:
     if not args.images:
         raise InputError("no pictures were given; expected files, folders or glob patterns")
     paths = find_pictures(args.images)
-    explainer = open_explainer(args, model)
-    with ResultFolder(args.output, top=args.top, **_style(args)) as results, Progress(len(paths), "explaining") as bar:
-        failed = 0
-        for start in range(0, len(paths), _BATCH):
-            chosen = paths[start : start + _BATCH]
-            failed += _batch(explainer, chosen, args, results)
-            bar.step(len(chosen))
+    explainers = open_explainers(args, model)
+    documents, failed = {}, 0
+    for name, explainer in explainers.items():
+        folder = Path(args.output) / name if len(explainers) > 1 else Path(args.output)
+        document, left_out = _explain(explainer, paths, folder, args, quiet=args.json or bool(documents))
+        documents[name], failed = document, max(failed, left_out)
+    _note_alike(explainers)
     if args.json:
-        print_json(results.document())
+        print_json(documents if len(documents) > 1 else next(iter(documents.values())))
     else:
         print(f"{len(paths) - failed} of {len(paths)} pictures explained; results in {args.output}")
     return 2 if failed else 0
 
 
-def open_explainer(args: argparse.Namespace, model: Any) -> Explainer:
-    """The explainer that the options ask for."""
+def _explain(
+    explainer: Explainer, paths: list[Path], folder: Path, args: argparse.Namespace, *, quiet: bool
+) -> tuple[Any, int]:
+    """Explain all pictures with one method; gives the document and how many could not be."""
+    failed = 0
+    with ResultFolder(folder, top=args.top, **_style(args)) as results, Progress(len(paths), "explaining") as bar:
+        explainer.report = lambda done, total: bar.step(0, f"{done}/{total} runs")
+        for start in range(0, len(paths), _BATCH):
+            chosen = paths[start : start + _BATCH]
+            failed += _batch(explainer, chosen, args, results, quiet)
+            bar.step(len(chosen))
+    return results.document(), failed
+
+
+def open_explainers(args: argparse.Namespace, model: Any) -> dict[str, Explainer]:
+    """For each method that the options ask for its explainer; they share the model."""
     options = {} if args.threads is None or args.torch else {"threads": args.threads}
-    explainer = camcore.explainer(
-        model, method=args.method, layer=args.layer, labels=args.labels, device=args.device, **options
-    )
-    explainer.preprocess = _rule(args, explainer.preprocess)
-    return explainer
+    backend = open_backend(model, device=args.device, **options)
+    names = list(dict.fromkeys(name for name in args.method.split(",") if name))
+    explainers = {
+        name: Explainer(
+            backend,
+            method=name,
+            layer=args.layer,
+            target=args.target,
+            options=dict(args.option),
+            fusion=args.fusion,
+            scaling=args.scaling,
+            smoothing=args.smooth,
+            labels=args.labels,
+        )
+        for name in names
+    }
+    for explainer in explainers.values():
+        explainer.preprocess = _rule(args, explainer.preprocess)
+    return explainers
+
+
+def _note_alike(explainers: Mapping[str, Explainer]) -> None:
+    """Two methods asked for that are provably the same on this model: say so."""
+    told: set[str] = set()
+    for name, explainer in explainers.items():
+        same = [other for other in explainer.plan.alike if other in explainers and other not in told]
+        if same and name not in told:
+            note(
+                f"note: on this model {', '.join(same)} and {name} give the same raw map, up to a positive factor and "
+                "a constant: the scores are linear in the pooled features"
+            )
+        told |= {name, *same}
 
 
 def _rule(args: argparse.Namespace, known: Preprocess | None) -> Preprocess:
@@ -143,7 +231,9 @@ def _style(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names}
 
 
-def _batch(explainer: Explainer, paths: list[Path], args: argparse.Namespace, results: ResultFolder) -> int:
+def _batch(
+    explainer: Explainer, paths: list[Path], args: argparse.Namespace, results: ResultFolder, quiet: bool
+) -> int:
     """Explain some pictures; gives how many could not be."""
     pictures: list[Picture] = []
     failed = 0
@@ -154,7 +244,7 @@ def _batch(explainer: Explainer, paths: list[Path], args: argparse.Namespace, re
             failed += _report(results, path, error)
     for group in _groups(explainer, pictures):
         try:
-            _tell(explainer(group, args.classes), results, args.json)
+            _tell(explainer(group, args.classes), results, quiet)
         except InputError as error:
             if len(paths) == 1 or _concerns_all(error):
                 raise

@@ -14,7 +14,7 @@ from camcore.engine import open_backend
 from camcore.errors import CamError
 from camcore.evidence import Backend, Tap
 from camcore.methods import METHODS
-from camcore.plan import possible
+from camcore.plan import Plan, make_plan, possible
 from camcore_tools.console import columns, print_json, safe
 from camcore_tools.sources import add_model_options, open_model
 
@@ -54,17 +54,24 @@ def describe(backend: Backend, layer: str | None = None) -> dict[str, Any]:
     document["head"] = None if tap is None or tap.head is None else {"how": tap.how, "form": repr(tap.head)}
     document["layers"] = [{"name": e.name, "shape": list(e.shape), "made by": e.op} for e in backend.layers()]
     if tap is not None:
-        document["methods"] = _methods(possible(backend, layer))
+        document["methods"] = _methods(backend, layer)
     document["labels"] = None if backend.labels is None else len(backend.labels)
     document["preprocess"] = None if backend.preprocess is None else backend.preprocess.to_json()
     return document
 
 
-def _methods(found: dict[str, str]) -> dict[str, Any]:
+def _methods(backend: Backend, layer: str | None) -> dict[str, Any]:
     return {
-        name: {"possible": not why, "why not": why or None, "cost": "one forward pass", "paper": METHODS[name].paper}
-        for name, why in found.items()
+        name: {"possible": False, "why not": why, "cost": None, "same map as": [], "paper": METHODS[name].paper}
+        if why
+        else _planned(make_plan(name, backend, (layer,)))
+        for name, why in possible(backend, layer).items()
     }
+
+
+def _planned(plan: Plan) -> dict[str, Any]:
+    facts = {"cost": plan.cost, "way": plan.way, "same map as": list(plan.alike)}
+    return {"possible": True, "why not": None, **facts, "paper": plan.method.paper}
 
 
 def _model(backend: Backend) -> dict[str, Any]:
@@ -89,7 +96,16 @@ def _lengths(shape: Any) -> list[int | None]:
 
 
 def _verdict(method: dict[str, Any]) -> str:
-    return f"works, {method['cost']}" if method["possible"] else f"no: {method['why not']}"
+    return f"works, {method['cost']}" if method["possible"] else "no"
+
+
+def _print_methods(methods: dict[str, Any]) -> None:
+    print(columns([(name, _verdict(m)) for name, m in methods.items()]) or "  none")
+    for group in dict.fromkeys(tuple(sorted([n, *m["same map as"]])) for n, m in methods.items() if m["same map as"]):
+        print("\n" + columns([("the same map, up to scale:", ", ".join(group))]))
+    for why in dict.fromkeys(m["why not"] for m in methods.values() if m["why not"]):
+        names = ", ".join(n for n, m in methods.items() if m["why not"] == why)
+        print("\n" + columns([("no", f"{names}: {why}")]))
 
 
 def _print(d: dict[str, Any]) -> None:
@@ -112,7 +128,7 @@ def _print(d: dict[str, Any]) -> None:
     print("\nlayers that can be tapped (the last of each size)")
     print(columns([(e["name"], _shape(["N", *e["shape"]]), e["made by"]) for e in d["layers"]]) or "  none")
     print("\nmethods")
-    print(columns([(name, _verdict(m)) for name, m in d.get("methods", {}).items()]) or "  none")
+    _print_methods(d.get("methods", {}))
     for text in d.get("complaints", ()):
         print(f"\nnote: {safe(text)}")
 
