@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from camcore.layout import Layout
 from camcore.preprocess import Preprocess
 from camcore.scores import Classes, choose_classes
 from camcore.targets import TARGETS, Target
+from camcore_torch.gradients import twice
 from camcore_torch.heads import find_head
 from camcore_torch.network import Network, unwrap
 from camcore_torch.quiet import Mode, kept_buffers
@@ -167,7 +169,8 @@ class TorchBackend:
         points, layouts = [study.points[v] for v in known], [study.layout_of(v) for v in known]
         with self.network.undisturbed(grad=grad):
             tensor = self.network.tensor(images)
-            view = look(self.model, points, study.logits, lambda: self.network(tensor), grad=grad)
+            with twice() if "curvature" in needs else nullcontext():
+                view = look(self.model, points, study.logits, lambda: self.network(tensor), grad=grad)
             scores = rows(view.scores)
             independent = study.found.scores_are == "independent logit"
             aim = target.aim(scores, choose_classes(scores, classes, labels), alone=independent)

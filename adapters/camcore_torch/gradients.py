@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,17 +12,31 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from camcore.errors import MethodNotPossible
 from camcore.targets import Aim
 from camcore_torch.steps import array
 
-__all__ = ["curvatures", "gradients"]
+__all__ = ["curvatures", "gradients", "twice"]
 
 Floats = NDArray[np.floating[Any]]
 
 # Half precision loses what is below 6e-8: gradients are taken of the target times this, and divided in float32.
 _LIFT = 1024.0
+
+
+_attending = threading.RLock()
+
+
+@contextmanager
+def twice() -> Iterator[None]:
+    """Context for a forward pass that is differentiated twice: PyTorch's fused attention has only one derivative.
+
+    The switch is one of the whole process, so one thread at a time is let in.
+    """
+    with _attending, sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 def gradients(scores: Tensor, edges: Sequence[GradientEdge], aim: Aim) -> list[Floats]:
