@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from camcore.errors import InputError, MethodNotPossible
 from camcore.evidence import InputSpec
 from camcore_onnx.heads import Found
-from camcore_onnx.load import Loaded
+from camcore_onnx.load import Loaded, infer_shapes
 from camcore_onnx.ports import NUMPY_TYPES
 from camcore_onnx.sessions import Runner, Watcher, as_rows, channel_axis
 
@@ -22,6 +22,7 @@ __all__ = ["Split", "Tail", "TailSession", "split", "tails_of"]
 
 Floats = NDArray[np.floating[Any]]
 _FLOATS = {"FLOAT": 1e-4, "DOUBLE": 1e-4, "FLOAT16": 2e-2}  # and how closely a tail must reproduce the scores
+_BATCH = 7919  # a prime, so that no other axis has this length by chance
 _QUANTISED = 5e-2  # one number on the edge of a step moves the scores by some steps in 256
 
 
@@ -64,7 +65,7 @@ def split(loaded: Loaded, value: ir.Value, logits: ir.Value) -> Split:
     if logits is value or logits not in behind:
         why = "are that layer" if logits is value else "do not depend on it"
         raise MethodNotPossible(f"nothing lies behind the layer {value.name!r}: the scores {why}; take another")
-    crossing = tuple(_crossing(graph, value, logits, behind))
+    crossing = tuple(_crossing(loaded, value, logits, behind))
     part = ir.convenience.extract(graph, inputs=[value, *crossing], outputs=[logits])
     _free_the_batch(part)
     return Split(ir.Model(part, ir_version=max(loaded.model.ir_version, 4)), crossing)
@@ -93,10 +94,11 @@ def _sources(node: ir.Node) -> Iterator[ir.Value]:
                 yield from (v for v in member.inputs if v is not None)
 
 
-def _crossing(graph: ir.Graph, value: ir.Value, logits: ir.Value, behind: set[ir.Value]) -> list[ir.Value]:
+def _crossing(loaded: Loaded, value: ir.Value, logits: ir.Value, behind: set[ir.Value]) -> list[ir.Value]:
+    graph = loaded.model.graph
     images = [v for v in graph.inputs if v.name not in graph.initializers]
     from_image = _reached(graph, images)
-    batch = images[0].shape[0] if images and images[0].shape else None
+    batched = _batched(loaded, images[0]) if images else set()
     found: list[ir.Value] = []
     stack, seen = [logits], {value}
     while stack:
@@ -105,27 +107,37 @@ def _crossing(graph: ir.Graph, value: ir.Value, logits: ir.Value, behind: set[ir
             continue
         seen.add(at)
         node = at.producer()
-        if node is None or (at not in behind and _can_cross(at, batch)):
+        if node is None or (at not in behind and at.name in batched):
             found.append(at)
         else:
             stack += _sources(node)
     return found
 
 
-def _can_cross(value: ir.Value, batch: Any) -> bool:
-    floating = value.dtype is not None and value.dtype.name in _FLOATS
-    return floating and value.shape is not None and len(value.shape) > 0 and value.shape[0] == batch
+def _batched(loaded: Loaded, image: ir.Value) -> set[str | None]:
+    """The names of the floating tensors with a leading batch axis.
+
+    A free axis is tried with a number, which onnx can follow further than a name: through computed shapes.
+    """
+    graph, batch = loaded.model.graph, image.shape[0] if image.shape else None
+    if not isinstance(batch, int):
+        copy, batch = loaded.model.clone(), _BATCH
+        graph = copy.graph
+        _free_the_batch(graph, batch)
+        infer_shapes(copy)
+    values = (v for node in graph for v in node.outputs if v.dtype is not None and v.dtype.name in _FLOATS)
+    return {v.name for v in values if v.shape and v.shape[0] == batch}
 
 
-def _free_the_batch(graph: ir.Graph) -> None:
+def _free_the_batch(graph: ir.Graph, batch: str | int = "camcore/batch") -> None:
     """What the model states of sizes may hold for its own batch alone; runtimes find out for themselves."""
     shapes = [(v, v.shape) for v in (*graph.inputs, *graph.outputs)]
     for node in ir.traversal.RecursiveGraphIterator(graph):
         for output in node.outputs:
             output.shape = None
     for value, shape in shapes:
-        if shape:
-            value.shape = ir.Shape(["camcore/batch", *list(shape)[1:]])
+        if shape and value.name not in graph.initializers:
+            value.shape = ir.Shape([batch, *list(shape)[1:]])
 
 
 class TailSession:

@@ -106,6 +106,18 @@ class TestSplit:
         assert names(cut(model).crossing) == {"batched"}
         assert_reproduces(OnnxBackend(model, device="cpu"), images(2, 3, 8, 8), "features")
 
+    @pytest.mark.parametrize("batch", ["N", None])
+    def test_windows_do_not_cross_but_what_is_joined_of_them_does(self, batch):
+        """Four windows an image: their leading axis is no batch, though its length is as free."""
+        g = Graph()
+        trunk = g.add("Tanh", g.conv(g.image([batch, 3, 8, 8]), 3, 6), to="trunk")
+        features = g.add("Relu", g.conv(trunk, 6, 6), to="features")
+        windows = g.add("Exp", g.add("Reshape", trunk, g.ints(-1, 6, 4, 4)))
+        joined = g.add("Reshape", windows, g.ints(-1, 6, 8, 8), to="joined")
+        model = finish(g, g.add("Mul", features, joined), 6, batch=batch)
+        assert names(cut(model).crossing) == {"joined"}
+        assert_reproduces(OnnxBackend(model, device="cpu"), images(2, 3, 8, 8), "features")
+
     @pytest.mark.parametrize("of", ["trunk", "image"])
     def test_shapes_are_computed_inside(self, of):
         """As exporters write view(n, c, h * w): the sizes are read off a tensor, and joined."""
@@ -406,3 +418,10 @@ def test_real_models(real: Real):
     first = [v.name for v in backend._maps() if not backend.constants.is_constant(v)][:1]
     for layer in [None, *first, *islice(with_crossing(backend), 2)]:
         assert_reproduces(backend, pixels, layer, limit)
+
+
+def test_computed_pads_do_not_hide_the_batch():
+    """The shortcuts of this network are padded by amounts that its graph computes."""
+    backend = OnnxBackend(WITH_CAM[6].path, device="cpu")
+    found = split(backend.loaded, backend._value("/layer3/layer3.2/conv1/Conv_output_0"), backend.found.logits)
+    assert names(found.crossing) == {"/layer3/layer3.1/Relu_1_output_0"}
