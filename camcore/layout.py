@@ -148,8 +148,9 @@ def token_grid(
         return _given(tokens, prefix, tuple(grid))
     prefixes = range(min(MOST_PREFIX, tokens - 1) + 1) if prefix is None else (prefix,)
     shapes = [*reversed([tuple(k) for k in known])]
-    for candidates in (shapes, _divided(image)):
-        for count in prefixes:
+    few = prefixes[:2] if len(image) == 1 else prefixes  # a line has so many parts that any number would fit
+    for candidates, counts in ((shapes, prefixes), (_divided(image), few)):
+        for count in counts:
             for shape in candidates:
                 if math.prod(shape) + count == tokens:
                     return count, shape

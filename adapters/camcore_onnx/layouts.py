@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,7 +12,8 @@ from camcore.errors import HeadNotFound, InputError
 from camcore.layout import Hop, Layout, channels_at, inverse, through_view, token_grid
 from camcore.walk import channel_axis
 from camcore_onnx.constants import Constants
-from camcore_onnx.norms import layer_norm, reduced_axes
+from camcore_onnx.norms import averaged_axes, is_norm_step, layer_norm
+from camcore_onnx.shapes import lengths_of, rank_of
 
 __all__ = ["layout_of", "token_features"]
 
@@ -19,13 +21,18 @@ _VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 _COPIES = ("Identity", "Cast", "Dropout", "QuantizeLinear", "DequantizeLinear")
 _SPATIAL = ("Conv", "ConvTranspose", "BatchNormalization", "InstanceNormalization", "GroupNormalization", "LRN")
 _MAP_POOLS = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "AveragePool", "MaxPool", "LpPool")
-_REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceMax")
+_FUSED = ("SkipLayerNormalization", "RMSNormalization", "MultiHeadAttention")  # on the last axis
 _PROJECTIONS = (*_VIEWS, *_COPIES, "Transpose", "Split", "Slice", "Gather", "Expand")
 _UNDER_SOFTMAX = (*_COPIES, *_VIEWS, "Where", "Expand")
 
 
 def layout_of(
-    value: ir.Value, constants: Constants, *, grid: Sequence[int] | None = None, prefix: int | None = None
+    value: ir.Value,
+    constants: Constants,
+    *,
+    grid: Sequence[int] | None = None,
+    prefix: int | None = None,
+    tokens: int | None = None,
 ) -> Layout:
     """How a tensor holds its maps.
 
@@ -36,13 +43,15 @@ def layout_of(
     constants : Constants
     grid, prefix
         What the user says of tokens; found where absent.
+    tokens : int, optional
+        How many there are, as a run has shown, where the graph does not state it.
 
     Raises
     ------
     InputError
         If the grid of tokens cannot be told.
     """
-    lengths = _lengths(value)
+    lengths = lengths_of(value)
     if len(lengths) < 3:
         return Layout()
     graph = _Neighbours(constants)
@@ -50,30 +59,23 @@ def layout_of(
         return Layout()
     if len(lengths) > 3:
         return Layout("last")
-    tokens = lengths[1]
-    if not isinstance(tokens, int):
+    if isinstance(lengths[1], int):
+        tokens = lengths[1]
+    elif grid is not None and prefix is not None:
+        tokens = prefix + math.prod(grid)
+    if tokens is None:
         raise InputError(
-            f"the number of tokens of {value.name!r} is not fixed; expected a graph for images of one size. Export it "
-            "with a fixed image size"
+            f"the graph does not state the number of tokens of {value.name!r}; say how they lie: grid=(h, w), prefix=p"
         )
     return Layout("tokens", *token_grid(tokens, _known_maps(value), prefix, grid, image=_image_size(value)))
-
-
-def _lengths(value: ir.Value) -> tuple[int | str | None, ...]:
-    """The shape, with names for free lengths; empty where the rank is not known."""
-    return tuple(n if isinstance(n, int) else n.value for n in value.shape or ())
-
-
-def _rank(value: ir.Value) -> int:
-    return len(value.shape or ())
 
 
 def _image_size(value: ir.Value) -> tuple[int, ...]:
     """The spatial lengths of the graph's first input with maps, where they are fixed."""
     node = value.producer()
     graph = None if node is None else node.graph
-    inputs = [] if graph is None else [v for v in graph.inputs if _rank(v) >= 3]
-    size = _lengths(inputs[0])[2:] if inputs else ()
+    inputs = [] if graph is None else [v for v in graph.inputs if rank_of(v) >= 3]
+    size = lengths_of(inputs[0])[2:] if inputs else ()
     fixed = tuple(n for n in size if isinstance(n, int))
     return fixed if len(fixed) == len(size) else ()
 
@@ -85,7 +87,7 @@ def _known_maps(value: ir.Value) -> Iterator[tuple[int, ...]]:
         if node is last:
             return
         if node.op_type in ("Conv", "Reshape") and node.inputs[0] is not None:
-            source, result = _lengths(node.inputs[0]), _lengths(node.outputs[0])
+            source, result = lengths_of(node.inputs[0]), lengths_of(node.outputs[0])
             shape = result[2:] if node.op_type == "Conv" else _as_map(*sorted((source, result), key=len))
             fixed = tuple(n for n in shape if isinstance(n, int))
             if fixed and len(fixed) == len(shape):
@@ -99,10 +101,11 @@ def _nodes_of(node: ir.Node | None) -> list[ir.Node]:
 
 def _as_map(row: tuple[Any, ...], many: tuple[Any, ...]) -> tuple[Any, ...]:
     """The *S of an (N, *S, C) shape where the other is the (N, T, C) of the same; else empty."""
-    if len(row) != 3 or len(many) not in (4, 5) or row[-1] != many[-1] or 1 in many[1:-1]:
+    space = many[1:-1]
+    if len(row) != 3 or len(space) not in (2, 3) or row[-1] != many[-1] or not all(isinstance(n, int) for n in space):
         return ()
-    other_batch = isinstance(row[0], int) and isinstance(many[0], int) and row[0] != many[0]
-    return () if other_batch else many[1:-1]
+    alike = row[1] == math.prod(space) if isinstance(row[1], int) else row[0] == many[0] is not None
+    return space if alike and 1 not in space else ()
 
 
 class _Neighbours:
@@ -138,28 +141,28 @@ class _Neighbours:
     def _clue(self, node: ir.Node, value: ir.Value) -> int | None:
         """The channel axis of what an operator gives, or takes: those that tell it treat both alike."""
         op = node.op_type
-        if op in _SPATIAL or op in _MAP_POOLS:
+        if op in (*_SPATIAL, *_MAP_POOLS, "Gemm"):
             return 1
-        if op == "Gemm":
-            return 1
+        if op in _FUSED:
+            return rank_of(value) - 1
         if op == "MatMul":
             fixed = [self.constants.is_constant(v) for v in node.inputs]
-            return _rank(value) - (1 if fixed[1] else 2) if any(fixed) and _rank(value) > 1 else None
+            return rank_of(value) - (1 if fixed[1] else 2) if any(fixed) and rank_of(value) > 1 else None
         norm = layer_norm(node, self.constants)
-        return _rank(value) - 1 if norm is not None and norm.over_last and _rank(value) else None
+        return rank_of(value) - 1 if norm is not None and norm.over_last and rank_of(value) else None
 
     def _reduction_clue(self, node: ir.Node, value: ir.Value) -> int | None:
         """A mean over all axes but two leaves the batch and the channels."""
-        axes = _reduced(node, self.constants, _rank(value))
-        if len(axes) != _rank(value) - 2 or _is_norm(node, axes, _rank(value)):
+        axes = averaged_axes(node, self.constants, rank_of(value))
+        if len(axes) != rank_of(value) - 2 or is_norm_step(node, axes, rank_of(value)):
             return None
         try:
-            return channel_axis(node.op_type, sorted(axes), _rank(value))
+            return channel_axis(node.op_type, sorted(axes), rank_of(value))
         except HeadNotFound:
             return None
 
     def _hop(self, node: ir.Node, value: ir.Value, other: ir.Value, *, back: bool) -> Iterator[Hop[ir.Value]]:
-        here, there = _lengths(value), _lengths(other)
+        here, there = lengths_of(value), lengths_of(other)
         if node.op_type == "Transpose":
             order = _order(node, len(here))
             yield Hop(other, order if back else inverse(order))
@@ -173,19 +176,6 @@ def _order(node: ir.Node, rank: int) -> tuple[int, ...]:
     """The axes of a permutation: axis i of the result is that axis of the source."""
     given = node.attributes.get("perm")
     return tuple(reversed(range(rank))) if given is None else tuple(given.as_ints())
-
-
-def _reduced(node: ir.Node, constants: Constants, rank: int) -> set[int]:
-    """What a reduction runs over; empty where that is not known, and for other operators."""
-    if node.op_type not in _REDUCTIONS or rank == 0:
-        return set()
-    return {a % rank for a in reduced_axes(node, constants) or ()}
-
-
-def _is_norm(node: ir.Node, axes: set[int], rank: int) -> bool:
-    """A mean over the last axis that keeps it: a step of a normalisation written in many operators."""
-    keep = node.attributes.get("keepdims")
-    return axes == {rank - 1} and (keep is None or bool(keep.as_int()))
 
 
 def token_features(output: ir.Value, constants: Constants) -> ir.Value | None:
@@ -224,8 +214,8 @@ def _pools(node: ir.Node, data: ir.Value, constants: Constants) -> bool:
     """Whether positions are joined by a mean, a sum or a maximum."""
     if node.op_type in _MAP_POOLS:
         return True
-    axes = _reduced(node, constants, _rank(data))
-    return _rank(data) >= 3 and bool(axes) and not _is_norm(node, axes, _rank(data))
+    axes = averaged_axes(node, constants, rank_of(data))
+    return rank_of(data) >= 3 and bool(axes) and not is_norm_step(node, axes, rank_of(data))
 
 
 def _attention_values(node: ir.Node, constants: Constants) -> ir.Value | None:
@@ -278,10 +268,10 @@ def _is_product(value: ir.Value) -> bool:
 
 def _is_row(value: ir.Value) -> bool:
     """(N, T, C), with the batch in front."""
-    node, lengths = value.producer(), _lengths(value)
+    node, lengths = value.producer(), lengths_of(value)
     if node is None or node.graph is None or len(lengths) != 3:
         return False
-    batch = next((_lengths(v)[0] for v in node.graph.inputs if _rank(v) >= 3), None)
+    batch = next((lengths_of(v)[0] for v in node.graph.inputs if rank_of(v) >= 3), None)
     return not isinstance(lengths[0], int) or lengths[0] == batch
 
 

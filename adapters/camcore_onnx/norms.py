@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from camcore_onnx.constants import Constants
 
-__all__ = ["LayerNorm", "layer_norm", "reduced_axes"]
+__all__ = ["LayerNorm", "averaged_axes", "is_norm_step", "layer_norm", "reduced_axes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +103,18 @@ def reduced_axes(node: ir.Node, constants: Constants) -> tuple[int, ...] | None:
     if axes is None and len(node.inputs) > 1:
         axes = constants.value(node.inputs[1])
     return None if axes is None else tuple(int(a) for a in np.reshape(axes, -1))
+
+
+def averaged_axes(node: ir.Node, constants: Constants, rank: int) -> set[int]:
+    """What a mean, sum or maximum runs over; empty where that is not known, and for other operators."""
+    if node.op_type not in ("ReduceMean", "ReduceSum", "ReduceMax") or rank == 0:
+        return set()
+    return {a % rank for a in reduced_axes(node, constants) or ()}
+
+
+def is_norm_step(node: ir.Node, axes: set[int], rank: int) -> bool:
+    """A mean over the last axis that keeps it: a step of a normalisation written in many operators, no pooling."""
+    return axes == {rank - 1} and bool(_attribute(node, "keepdims", 1))
 
 
 def _inputs_of(value: ir.Value | None, op: str) -> tuple[ir.Value | None, ...]:

@@ -14,6 +14,7 @@ from camcore.errors import CamError, HeadNotFound
 from camcore.walk import HeadWalk, batch_norm_affine, channel_axis, dense_weight, scaled, times
 from camcore_onnx.constants import Constants
 from camcore_onnx.norms import layer_norm, reduced_axes
+from camcore_onnx.shapes import channels_of, is_one, rank_of, space_of
 
 __all__ = ["POOLS", "STEPS", "Step", "channels_of", "is_one", "space_of"]
 
@@ -71,10 +72,25 @@ def _same(step: Step) -> ir.Value:
 def _pick(step: Step) -> ir.Value:
     """``x[:, :, 0, 0]``: nothing is lost where the axis is one long."""
     data, axis = step.data(), step.attribute("axis", 0)
+    if _in_order(step, data):
+        step.walk.same("as_strided")
+        return data
     if data.shape is None or not is_one(data.shape[axis]):
         raise HeadNotFound(f"{step.name} takes only a part of its input")
     step.walk.same(step.node.op_type)
     return data
+
+
+def _in_order(step: Step, flat: ir.Value) -> bool:
+    """``as_strided`` of a pooled map as PyTorch exports it: made flat, then gathered into the shape that it had.
+
+    The order itself is worked out in the graph; the head that is found must reproduce the scores anyhow.
+    """
+    node = flat.producer()
+    pooled = node.inputs[0] if node is not None and node.op_type == "Reshape" else None
+    if pooled is None or rank_of(flat) != 1 or rank_of(pooled) < 3 or channels_of(pooled) is None:
+        return False
+    return all(map(is_one, space_of(pooled) or ())) and pooled.shape == step.node.outputs[0].shape
 
 
 def _squash(kind: str) -> Callable[[Step], ir.Value]:
@@ -276,21 +292,3 @@ STEPS: dict[str, Callable[[Step], ir.Value]] = {
     ),
 }
 POOLS = ("GlobalAveragePool", "AveragePool", "ReduceMean", "ReduceSum")
-
-
-def space_of(value: ir.Value) -> tuple[Any, ...] | None:
-    """The spatial lengths of an (N, C, *S) value, int or None each; None where the rank is unknown or below 3."""
-    if value.shape is None or len(value.shape) < 3:
-        return None
-    return tuple(n if isinstance(n, int) else None for n in value.shape[2:])
-
-
-def channels_of(value: ir.Value, axis: int = 1) -> int | None:
-    if value.shape is None or len(value.shape) <= axis:
-        return None
-    n = value.shape[axis]
-    return n if isinstance(n, int) else None
-
-
-def is_one(n: Any) -> bool:
-    return isinstance(n, int) and n == 1

@@ -133,6 +133,11 @@ class TestTokenGrid:
     ) -> None:
         assert token_grid(tokens, image=image) == found
 
+    def test_a_line_is_cut_with_one_prefix_token_at_most(self) -> None:
+        with pytest.raises(InputError, match="52 tokens make no grid"):
+            token_grid(52, image=(100,))
+        assert token_grid(52, image=(100,), prefix=2) == (2, (50,))
+
     def test_a_square_is_no_grid_of_a_volume(self) -> None:
         with pytest.raises(InputError, match="37 tokens make no grid"):
             token_grid(37, image=(16, 16, 16))
