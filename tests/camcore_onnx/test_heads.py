@@ -478,8 +478,9 @@ class TestRefusal:
 
         text = refused(head)
         assert "Relu 'between' stands in front of the scores, and it is not linear" in text
-        assert "cam is not possible here" in text
-        assert "Methods that work on this model: activationmap." in text
+        assert "cam is not possible at 'features'" in text
+        assert "Methods that work here: " in text
+        assert "activationmap" in text
 
     @pytest.mark.parametrize("op", ["GlobalMaxPool", "ReduceMax", "MaxPool"])
     def test_maximum(self, op):
@@ -501,7 +502,7 @@ class TestRefusal:
             gain = [g.const(g.normal(CHANNELS)), g.const(g.normal(CHANNELS))]
             return gemm(g, g.add("LayerNormalization", pooled(g, v), *gain, name="norm"))
 
-        assert "LayerNormalization 'norm' normalises over the channels, so the head is not linear" in refused(head)
+        assert "normalises over the channels" in refused(head)
 
     def test_average_over_parts_of_the_map(self):
         def head(g: Graph, v: str) -> Any:
