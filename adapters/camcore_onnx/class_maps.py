@@ -19,7 +19,7 @@ _GATHER_BY_BATCH = 12  # the opset since which GatherND has batch_dims
 
 def can_add_class_maps(found: Found, opset: int) -> bool:
     """Whether the operators that this takes exist in the model's opset, and its features are channels-first."""
-    if found.head is None or found.channel_axis != 1:
+    if not isinstance(found.head, LinearHead) or found.channel_axis != 1:
         return False
     return opset >= (_GATHER_BY_BATCH if found.head.is_identity else _TOPK_BY_INPUT)
 

@@ -251,9 +251,10 @@ class TorchBackend:
         found = find_head(record, scores, start)
         if found.head is None or found.features is None:
             return None
-        features = array(record.tensors[found.features])
-        if found.channel_axis != 1:
-            features = np.moveaxis(features, found.channel_axis, 1)
+        study = self._study
+        assert study is not None  # learned before any pass
+        assert study.found.features is not None  # together with the head
+        features = study.layout_of(study.found.features).maps(array(record.tensors[found.features]))
         head = found.head if self._head is None else self.network.head(self._head)
         return rows(record.tensors[found.logits]), features, head
 

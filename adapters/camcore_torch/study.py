@@ -96,7 +96,7 @@ def make_study(found: Found, record: Recorder, events: list[Event], images: int,
     linear = found.head is not None and found.features in record.producer
     layouts = {v: _layout(record, v, tokens) for v in values}
     if found.head is not None and found.features is not None:
-        layouts[found.features] = Layout("first" if found.channel_axis == 1 else "last")
+        layouts[found.features] = _pooled_layout(found.channel_axis, layouts.get(found.features))
     shapes = {v: tuple(record.tensors[v].shape[1:]) for v in values}
     name = _name(found.features, modules, record)
     return Study(
@@ -106,11 +106,18 @@ def make_study(found: Found, record: Recorder, events: list[Event], images: int,
         name=name,
         dtype=record.tensors[found.logits].dtype,
         modules=modules,
-        layers=_layers(modules, name, record),
+        layers=_layers(modules, name, record, layouts),
         points={v: _exit(events, v) or _point(record, events, v) for v in values},
         layouts=layouts,
         shapes=shapes,
     )
+
+
+def _pooled_layout(channel_axis: int, known: Layout | InputError | None) -> Layout:
+    """What the pooling says of the axes goes first; of tokens it does not know the grid."""
+    if channel_axis == 1:
+        return Layout("first")
+    return known if isinstance(known, Layout) and known.kind == "tokens" and not known.prefix else Layout("last")
 
 
 def _layout(record: Recorder, value: int, tokens: dict[str, Any]) -> Layout | InputError:
@@ -156,12 +163,17 @@ def _name(value: int | None, modules: dict[str, int], record: Recorder) -> str:
     return f"{call.name}({min(before, key=len)})" if before else call.name
 
 
-def _layers(modules: dict[str, int], features: str, record: Recorder) -> list[Layer]:
+def _layers(
+    modules: dict[str, int], features: str, record: Recorder, layouts: dict[int, Layout | InputError]
+) -> list[Layer]:
     """The modules that return maps, in order; at each map size the outermost ones only."""
     found: list[Layer] = []
     for path, value in sorted(modules.items(), key=lambda item: item[1]):
-        shape = tuple(record.tensors[value].shape[1:])
-        if path and value in record.producer and len(shape) > 1 and math.prod(shape[1:]) > 1:
+        layout, native = layouts.get(value), tuple(record.tensors[value].shape[1:])
+        if not path or not isinstance(layout, Layout) or len(native) < 2:
+            continue
+        shape = layout.shape(native)
+        if math.prod(n or 1 for n in shape[1:]) > 1:
             found.append(Layer(path, shape, record.calls[record.producer[value]].name))
     depth = {s: min(_depth(e) for e in found if e.shape[1:] == s) for s in {e.shape[1:] for e in found}}
     return milestones([e for e in found if e.name == features or _depth(e) == depth[e.shape[1:]]], features)

@@ -1,6 +1,7 @@
 """Time this library beside what a user would pick instead: one process, alternating, medians, ratios.
 
 Random weights, the calls back to back as a user makes them. Peers that are not installed are left out.
+``camcore bench methods`` compares the methods, and each with the passes that it is made of.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ Run = Callable[[], Any]
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
+    parser.add_argument("what", nargs="?", choices=("networks", "methods"), default="networks", help="(%(default)s)")
     parser.add_argument("--networks", default=",".join(NETWORKS), metavar="A,B", help="torchvision names (%(default)s)")
     parser.add_argument("--batches", default="1,8", metavar="A,B", help="batch sizes (%(default)s)")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="for every library (%(default)s)")
@@ -41,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise MissingPackage(f"camcore bench needs PyTorch ({error}): pip install 'camcore[all]'") from error
     torch.set_num_threads(args.threads)
+    if args.what == "methods":
+        return _methods(args)
     rows: list[dict[str, Any]] = []
     for name in args.networks.split(","):
         if not hasattr(torchvision.models, name):
@@ -53,6 +57,18 @@ def run(args: argparse.Namespace) -> int:
         print_json(document)
     else:
         _print(document)
+    return 0
+
+
+def _methods(args: argparse.Namespace) -> int:
+    from camcore_tools.bench_methods import measure, print_table
+
+    tables = measure(args.rounds, args.threads)
+    if args.json:
+        print_json({"threads": args.threads, "rounds": args.rounds, **tables})
+    else:
+        print(f"{args.threads} threads, medians of alternating calls; ratio to the first line of each table")
+        print_table(tables)
     return 0
 
 
@@ -143,7 +159,9 @@ def _torchcam(model: Any, layer: str, tensor: Any) -> dict[str, Run]:
     return {"torchcam, top 1": explain}
 
 
-def alternate(runs: dict[str, Run], rounds: int, bar: Progress | None = None) -> dict[str, float]:
+def alternate(
+    runs: dict[str, Run], rounds: int, bar: Progress | None = None, *, turns: int = _BACK_TO_BACK
+) -> dict[str, float]:
     """Median seconds of a call of each: in every round each takes its turn, so that a slow moment hits all alike.
 
     A turn is a call that does not count, since the workers of the one before still spin, and then a few back to back,
@@ -152,14 +170,15 @@ def alternate(runs: dict[str, Run], rounds: int, bar: Progress | None = None) ->
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, call in runs.items():
-            call()
-            times[name] += [_seconds(call) for _ in range(_BACK_TO_BACK)]
+            if turns > 1:
+                call()
+            times[name] += [timed(call) for _ in range(turns)]
         if bar is not None:
             bar.step()
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _seconds(call: Run) -> float:
+def timed(call: Run) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start

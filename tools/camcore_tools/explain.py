@@ -153,7 +153,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("no pictures were given; expected files, folders or glob patterns")
     paths = find_pictures(args.images)
     explainers = open_explainers(args, model)
-    documents, failed = {}, 0
+    documents: dict[str, Any] = {}
+    failed = 0
     for name, explainer in explainers.items():
         folder = Path(args.output) / name if len(explainers) > 1 else Path(args.output)
         document, left_out = _explain(explainer, paths, folder, args, quiet=args.json or bool(documents))
