@@ -30,14 +30,11 @@ def gradients(head: Head, features: Floats, aim: Aim) -> Floats:
 def curvature(head: Head, features: Floats, aim: Aim) -> Floats:
     """The Hessian of a target times the features, (N, T, C, 1, ...).
 
-    ``H A`` is the derivative of the gradient along A: exact zero for a linear head and target, else taken by central
-    differences in float64, good to about 1e-8.
+    ``H A`` is the derivative of the gradient as the features grow in proportion. It has two parts: the bend of the
+    target over the scores, and that of the scores over the pooled features.
     """
-    pooled = global_mean(features).astype(np.float64)
-    if isinstance(head, LinearHead):
-        bent = head.pull(pooled, aim.bend(head(pooled) - head.bias))
-    else:
-        bent = (_at(head, pooled * (1 + 1e-5), aim) - _at(head, pooled * (1 - 1e-5), aim)) / 2e-5
+    pooled = global_mean(features)
+    bent = head.pull(pooled, aim.bend(head.growth(pooled))) + head.bend(pooled, aim.slopes())
     return _spread(bent, features)
 
 
@@ -71,10 +68,6 @@ def _slopes(head: Head, features: Floats, aim: Aim) -> Floats:
     if isinstance(head, LinearHead) and aim.plain and not head.is_identity:
         return head.weight[aim.classes]
     return head.pull(global_mean(features), aim.slopes())
-
-
-def _at(head: Head, pooled: Floats, aim: Aim) -> Floats:
-    return head.pull(pooled, aim.moved(head(pooled)).slopes())
 
 
 def _spread(slopes: Floats, features: Floats) -> Floats:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from camcore.errors import InputError
+from camcore.products import product
 
 __all__ = ["Head", "LinearHead", "NormHead", "global_mean", "head_error"]
 
@@ -63,7 +64,7 @@ class LinearHead:
 
     def __call__(self, pooled: Floats) -> Floats:
         """(N, C) pooled features to (N, K) scores."""
-        return pooled + self.bias if self._weight is None else pooled @ self._weight.T + self.bias
+        return pooled + self.bias if self._weight is None else product(pooled, self._weight.T) + self.bias
 
     def pull(self, pooled: Floats, seeds: Floats) -> Floats:
         """Gradient of ``sum_k seeds_k s_k`` with respect to the pooled features, which it does not depend on.
@@ -77,7 +78,15 @@ class LinearHead:
         -------
         (N, T, C) ndarray
         """
-        return seeds if self._weight is None else seeds @ self._weight
+        return seeds if self._weight is None else product(seeds.astype(self._weight.dtype, copy=False), self._weight)
+
+    def growth(self, pooled: Floats) -> Floats:
+        """(N, K) derivative of the scores as the pooled features grow in proportion."""
+        return self(pooled) - self.bias
+
+    def bend(self, pooled: Floats, seeds: Floats) -> Floats:
+        """(N, T, C) derivative of ``pull(pooled, seeds)`` as the pooled features grow: none for a linear head."""
+        return np.zeros((*seeds.shape[:2], self.channels), pooled.dtype)
 
     def __repr__(self) -> str:
         form = "identity, " if self.is_identity else ""
@@ -160,8 +169,27 @@ class NormHead:
         (N, T, C) ndarray
         """
         z, sigma = (part[:, None, :] for part in self._parts(pooled))
-        v = seeds @ self.weight
+        v = self.linear.pull(pooled, seeds)
         return (v - v.mean(axis=2, keepdims=True) - z * (v * z).mean(axis=2, keepdims=True)) / sigma
+
+    def growth(self, pooled: Floats) -> Floats:
+        """(N, K) derivative of the scores as the pooled features grow in proportion: epsilon alone makes it."""
+        return self.linear.growth(self.normal(pooled)) * (1 - self._fullness(pooled))
+
+    def bend(self, pooled: Floats, seeds: Floats) -> Floats:
+        """(N, T, C) derivative of ``pull(pooled, seeds)`` as the pooled features grow in proportion.
+
+        ``-r pull - 2 (1 - r) z mean(v z) / sigma`` with ``r = var / sigma^2``.
+        """
+        z, sigma = (part[:, None, :] for part in self._parts(pooled))
+        rate = self._fullness(pooled)[:, None, :]
+        shared = (self.linear.pull(pooled, seeds) * z).mean(axis=2, keepdims=True)
+        return -rate * self.pull(pooled, seeds) - 2 * (1 - rate) * z * shared / sigma
+
+    def _fullness(self, pooled: Floats) -> Floats:
+        """(N, 1) share of the variance in what the features are divided by; 1 but for epsilon."""
+        z = self.normal(pooled)
+        return (z * z).mean(axis=1, keepdims=True)
 
     def __repr__(self) -> str:
         return f"NormHead({self.channels} channels -> {self.classes} classes, epsilon={self.epsilon:g})"

@@ -14,6 +14,7 @@ from camcore.head import LinearHead, global_mean
 from camcore.methods.probes import Probe, Scene
 from camcore.methods.table import Method, register
 from camcore.methods.weights import cam, combine
+from camcore.products import product
 
 __all__ = ["ablation_cam", "lift_cam", "recipro_cam"]
 
@@ -210,7 +211,7 @@ def _pooled_positions(features: Floats, *, kernel: str = "pixel") -> Floats:
 
 
 def _linear_positions(features: Floats, weight: Floats, bias: Floats, *, kernel: str = "pixel") -> Floats:
-    return weight @ _pooled_positions(features, kernel=kernel).T + bias[:, None]
+    return product(weight, _pooled_positions(features, kernel=kernel).T) + bias[:, None]
 
 
 register(

@@ -18,6 +18,7 @@ from camcore.methods.activations import for_every_class
 from camcore.methods.gradients import fitting
 from camcore.methods.table import Method, register
 from camcore.methods.weights import floating
+from camcore.products import product
 
 __all__ = ["eigen_cam", "eigen_grad_cam", "kpca_cam"]
 
@@ -188,7 +189,7 @@ def _projection(matrix: Doubles) -> Doubles:
     """From the smaller of the two Gram matrices; zeros where nothing but rounding is left of values about one."""
     channels, positions = matrix.shape
     few = positions <= channels
-    square, vector = _largest(matrix.T @ matrix if few else matrix @ matrix.T)
+    square, vector = _largest(product(matrix.T, matrix) if few else product(matrix, matrix.T))
     singular = math.sqrt(max(square, 0.0))
     if singular <= max(channels, positions) * np.finfo(np.float64).eps:
         return np.zeros(positions)
@@ -208,7 +209,7 @@ def _first_of_kernel(values: Doubles, kernel: str, gamma: float, coef0: float) -
     positions = values.shape[1]
     with np.errstate(over="ignore", invalid="ignore"):
         matrix = values - values.mean(axis=1, keepdims=True)
-        pairs = _KERNELS[kernel](matrix.T @ matrix, gamma, coef0)
+        pairs = _KERNELS[kernel](product(matrix.T, matrix), gamma, coef0)
     if not np.isfinite(pairs).all():
         return np.full(positions, np.nan)
     means = pairs.mean(axis=0)

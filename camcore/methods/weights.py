@@ -10,13 +10,11 @@ from numpy.typing import NDArray
 from camcore.errors import InputError
 from camcore.head import LinearHead
 from camcore.methods.table import Method, register
+from camcore.products import SMALL
 
 __all__ = ["cam", "combine", "floating"]
 
 Floats = NDArray[np.floating[Any]]
-
-# Below this many multiply-adds a plain loop beats waking BLAS threads (they would fight those of the runtime).
-_SMALL = 1 << 23
 
 
 def cam(features: Floats, head: LinearHead, classes: NDArray[np.integer[Any]] | None = None) -> Floats:
@@ -71,7 +69,7 @@ def _weigh(flat: Floats, weight: Floats, classes: NDArray[np.integer[Any]] | Non
     if classes is None:
         return _side_by_side(weight, flat)
     rows = weight[classes]
-    if rows.size * flat.shape[2] <= _SMALL:
+    if rows.size * flat.shape[2] <= SMALL:
         return np.einsum("ntc,ncs->nts", rows, flat)
     return np.matmul(rows, flat)
 
@@ -113,7 +111,7 @@ def combine(weights: Floats, features: Floats) -> Floats:
     rows = floating(weights).reshape(*weights.shape[:3], -1)
     if rows.shape[3] == 1:
         rows = rows[..., 0]
-        small = rows.size * flat.shape[2] <= _SMALL
+        small = rows.size * flat.shape[2] <= SMALL
         maps = np.einsum("ntc,ncs->nts", rows, flat) if small else np.matmul(rows, flat)
     else:
         maps = np.einsum("ntcs,ncs->nts", rows, flat)

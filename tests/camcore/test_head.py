@@ -202,3 +202,18 @@ class TestHeadError:
         zero = np.zeros_like(self.scores)
         assert head_error(self.head, self.features, zero) == np.inf
         assert head_error(LinearHead(np.zeros((5, 3))), self.features, zero) == 0
+
+
+@given(st.integers(0, 10_000), st.floats(1e-6, 10))
+def test_growth_and_bend_are_the_derivatives_as_the_features_grow(seed: int, epsilon: float) -> None:
+    """Central differences of the scores and of their gradient along F, in float64."""
+    generator = np.random.default_rng(seed)
+    weight, bias = generator.standard_normal((3, 6)), generator.standard_normal(3)
+    pooled, seeds = generator.standard_normal((2, 6)), generator.standard_normal((2, 4, 3))
+    for head in (NormHead(weight, bias, epsilon=epsilon), LinearHead(weight, bias)):
+        step = 1e-6
+        ahead, behind = pooled * (1 + step), pooled * (1 - step)
+        growth = (head(ahead) - head(behind)) / (2 * step)
+        bend = (head.pull(ahead, seeds) - head.pull(behind, seeds)) / (2 * step)
+        np.testing.assert_allclose(head.growth(pooled), growth, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(head.bend(pooled, seeds), bend, rtol=1e-5, atol=1e-6)

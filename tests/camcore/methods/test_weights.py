@@ -69,7 +69,7 @@ def test_the_maps_of_an_identity_head_are_the_features(space: tuple[int, ...]) -
 
 @pytest.mark.parametrize("limit", [0, 1 << 40])
 def test_both_ways_to_multiply_agree(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "_SMALL", limit)
+    monkeypatch.setattr(weights, "SMALL", limit)
     features, head, classes = case((3, 4), 1)
     np.testing.assert_allclose(
         cam(features, head, classes), paper_cam(features, head.weight, classes), rtol=1e-12, atol=1e-13
@@ -120,7 +120,7 @@ def test_combine_takes_weights_per_channel_and_per_position(space: tuple[int, ..
 
 @pytest.mark.parametrize("limit", [0, 1 << 40])
 def test_both_ways_to_combine_agree(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "_SMALL", limit)
+    monkeypatch.setattr(weights, "SMALL", limit)
     features, _, _ = case((3, 4), 2)
     given_weights = np.random.default_rng(3).standard_normal((2, 3, 3))
     np.testing.assert_allclose(combine(given_weights, features), loops(given_weights, features), rtol=1e-12)
