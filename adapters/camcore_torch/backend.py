@@ -210,7 +210,7 @@ class TorchBackend:
         return run
 
     def _record_tail(self, images: Floats, point: Point) -> Record:
-        recorder = Recorder()
+        recorder = Recorder(keep=True)
         with recording_from(self.model, point.place, recorder) as returned:
             output = self.network(self.network.tensor(images))
         layer = next(iter(returned), None) if point.offset is None else value_at(recorder, point)

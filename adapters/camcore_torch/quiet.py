@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -51,8 +52,10 @@ def undisturbed(module: nn.Module, mode: Mode = "eval", *, buffers: bool = False
     Notes
     -----
     Flags are changed only where one is set, and the last of several threads puts them back. Nothing is differentiated
-    unless it is switched on inside. Under autocast the cache of cast weights is off: what is cast here has no graph,
-    and the caller's training would take it from the cache.
+    unless it is switched on inside. Compiled parts run as they were written, for hooks do not reach into them.
+    Autocast of the caller has no effect in evaluation mode: the network has the precision of its weights. In the
+    caller's mode it stays, but its cache of cast weights is off: what is cast here has no graph, and the caller's
+    training would take it from the cache.
     """
     if mode not in MODES:
         raise InputError(f"mode is {mode!r}; expected 'eval' or 'caller'")
@@ -62,7 +65,12 @@ def undisturbed(module: nn.Module, mode: Mode = "eval", *, buffers: bool = False
         stack.enter_context(torch.no_grad())
         stack.enter_context(_no_autocast_cache())
         stack.enter_context(_random_numbers(module))
+        if "torch._dynamo" in sys.modules:  # else nothing can have been compiled
+            stack.enter_context(_uncompiled())
         if mode == "eval":
+            for device in ("cpu", "cuda"):
+                if torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
             stack.enter_context(_evaluation(module))
             if buffers:
                 stack.enter_context(_one_at_a_time)
@@ -81,6 +89,28 @@ def _no_autocast_cache() -> Iterator[None]:
         yield
     finally:
         torch.set_autocast_cache_enabled(enabled)
+
+
+class _Stance:
+    """How many threads run compiled code as it was written. The switch is one of the whole process."""
+
+    users = 0
+    stack = ExitStack()
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    with _lock:
+        if _Stance.users == 0:
+            _Stance.stack.enter_context(torch.compiler.set_stance("force_eager"))
+        _Stance.users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _Stance.users -= 1
+            if _Stance.users == 0:
+                _Stance.stack.close()
 
 
 @contextmanager

@@ -7,8 +7,9 @@ whether a network is written with modules, functions or tensor methods.
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,10 +72,17 @@ class Recorder(TorchDispatchMode):
         Value number -> index of the call that made it.
     tensors : dict
         Value number -> tensor. Kept alive, so that no identity is used twice.
+    originals : dict
+        Value number -> what an in-place operation found there; only with ``keep``.
+    resting : bool
+        Whether operations are let through unseen.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.resting = False
+        self.originals: dict[int, Tensor] = {}
+        self._keep = keep
         self.calls: list[Call] = []
         self.producer: dict[int, int] = {}
         self.tensors: dict[int, Tensor] = {}
@@ -93,16 +101,25 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self.resting:
+            return func(*args, **kwargs)
         whole = decomposed(self, func, args, kwargs)
         if whole is not NotImplemented:
             return whole
         sources = tuple(self.number(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
+        if self._keep:
+            self._keep_overwritten(func, args)
         out = func(*args, **kwargs)
         results = tuple(self._new(t) for t in tree_leaves(out) if isinstance(t, Tensor))
         for result in results:
             self.producer[result] = len(self.calls)
         self.calls.append(Call(func, args, kwargs, sources, results))
         return out
+
+    def _keep_overwritten(self, func: Any, args: Any) -> None:
+        for spec, value in zip(func._schema.arguments, args, strict=False):
+            if isinstance(value, Tensor) and spec.alias_info is not None and spec.alias_info.is_write:
+                self.originals[self.number(value)] = value.clone()
 
     def made_by(self, value: int, name: str, steps: int = 3) -> bool:
         """Whether an operation of that name is among the last few that made a value."""
@@ -140,6 +157,11 @@ class Place:
     kind: str
     nth: int
 
+    @property
+    def compiled(self) -> bool:
+        """Whether it is inside of what ``torch.compile`` wraps, which at its end drops modes begun inside."""
+        return "_orig_mod" in self.path
+
 
 @dataclass
 class _Watch:
@@ -174,11 +196,23 @@ def watching_modules(root: nn.Module, recorder: Recorder) -> Iterator[list[Event
     with hooking:
         handles = [nn_module.register_module_forward_pre_hook(enter), nn_module.register_module_forward_hook(leave)]
     try:
-        yield watch.events
+        with _no_warning_of_global_hooks(watch):
+            yield watch.events
     finally:
         with hooking:
             for handle in handles:
                 handle.remove()
+
+
+@contextmanager
+def _no_warning_of_global_hooks(watch: _Watch) -> Iterator[None]:
+    """``torch.compile`` warns that both its wrapper and the module inside are noted, as they should be."""
+    if not any("_orig_mod" in path for path in watch.paths.values()):
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Using `torch.compile", UserWarning)
+        yield
 
 
 @contextmanager
@@ -189,19 +223,24 @@ def recording_from(root: nn.Module, place: Place, recorder: Recorder) -> Iterato
     the value that the module returned there.
     """
     module = root.get_submodule(place.path)
-    thread, count, active = threading.get_ident(), 0, False
+    thread, count, started = threading.get_ident(), 0, False
     returned: list[int] = []
+    modes = ExitStack()
 
     def start(*values: Any) -> None:
-        nonlocal count, active
-        if threading.get_ident() != thread or active:
+        nonlocal count, started
+        if threading.get_ident() != thread or started:
             return
         count += 1
         if count == place.nth:
             returned.extend(recorder.number(v) for v in values[2:] if isinstance(v, Tensor))
-            recorder.__enter__()  # type: ignore[no-untyped-call]
-            active = True
+            started, recorder.resting = True, False
+            if not place.compiled:
+                modes.enter_context(recorder)
 
+    if place.compiled:
+        recorder.resting = True
+        modes.enter_context(recorder)
     with hooking:
         register = module.register_forward_pre_hook if place.kind == "enter" else module.register_forward_hook
         handle = register(start)
@@ -210,8 +249,7 @@ def recording_from(root: nn.Module, place: Place, recorder: Recorder) -> Iterato
     finally:
         with hooking:
             handle.remove()
-        if active:
-            recorder.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        modes.close()
 
 
 def scores_of(output: Any, which: str | int | None = None) -> Tensor | None:

@@ -20,6 +20,9 @@ __all__ = ["Record", "Tail", "check_tail", "make_tail"]
 
 Argument = Callable[[dict[int, Tensor], int], Any]
 
+# Operations that hand values of tensors to Python, where they may decide what is done next.
+_LOOKS = {"_local_scalar_dense", "equal", "is_nonzero"}
+
 
 @dataclass(frozen=True, eq=False)
 class Record:
@@ -29,6 +32,10 @@ class Record:
     layer: int
     scores: int
     batch: int
+
+    def original(self, source: int, tensor: Tensor) -> Tensor:
+        """A value as it was when it was read, though it may have been overwritten since."""
+        return self.recorder.originals.get(source, tensor)
 
     @property
     def start(self) -> int:
@@ -72,7 +79,7 @@ def make_tail(two: Record, three: Record) -> Tail:
     Raises
     ------
     MethodNotPossible
-        If the two passes did different things.
+        If the two passes did different things, or might for other features.
     """
     first, second = two.recorder.calls[two.start :], three.recorder.calls[three.start :]
     if [c.func for c in first] != [c.func for c in second]:
@@ -83,24 +90,33 @@ def make_tail(two: Record, three: Record) -> Tail:
     known = {two.layer: three.layer}
     operations = []
     for a, b in zip(first, second, strict=True):
+        if a.name in _LOOKS and any(s in known for s in a.sources):
+            raise MethodNotPossible(
+                f"the network behind the layer looks at values of its tensors ({a.name}), so it may do other things "
+                "for other features, and cannot be run by itself; choose a method that needs no runs of the tail"
+            )
         leaves, form = tree_flatten((a.args, a.kwargs))
         others = tree_leaves((b.args, b.kwargs))
         sources = iter(zip(a.sources, b.sources, strict=True))
         arguments = [
-            _tensor(x, y, *next(sources), known, two.batch) if isinstance(x, Tensor) else _number(x, y, two.batch)
+            _tensor(x, y, *next(sources), known, two) if isinstance(x, Tensor) else _number(x, y, two.batch)
             for x, y in zip(leaves, others, strict=True)
         ]
         operations.append(_Operation(a.func, arguments, form, a.results))
         known.update(zip(a.results, b.results, strict=True))
+    if known.get(two.scores) != three.scores:
+        raise MethodNotPossible("the scores do not depend on the layer: choose another layer")
     return Tail(two.layer, two.scores, operations)
 
 
-def _tensor(a: Tensor, b: Any, source: int, other: int, known: dict[int, int], batch: int) -> Argument:
+def _tensor(a: Tensor, b: Any, source: int, other: int, known: dict[int, int], two: Record) -> Argument:
     """A value of the tail; or a constant; or, where its length follows the batch, what comes past the layer."""
     if known.get(source) == other:
         return lambda values, _: values[source]
+    a = two.original(source, a)
     if a.shape == b.shape:
-        return lambda values, _: a
+        return (lambda values, _: a.clone()) if source in two.recorder.originals else (lambda values, _: a)
+    batch = two.batch
     share, rest = divmod(a.shape[0], batch)
     if rest or a.shape[1:] != b.shape[1:] or b.shape[0] != share * (batch + 1):
         raise MethodNotPossible(
@@ -126,7 +142,13 @@ def check_tail(tail: Tail, layer: Tensor, scores: Tensor, tolerance: float) -> N
     MethodNotPossible
         With the difference.
     """
-    again = tail(layer.repeat(5, *(1 for _ in layer.shape[1:]))).reshape(5, -1)
+    try:
+        again = tail(layer.repeat(5, *(1 for _ in layer.shape[1:]))).reshape(5, -1)
+    except RuntimeError as error:
+        raise MethodNotPossible(
+            f"the network behind the layer cannot be run by itself: {str(error).splitlines()[0]}; choose a method that "
+            "needs no runs of the tail"
+        ) from error
     worst = float((again - scores).abs().max())
     scale = float(scores.abs().max())
     if not worst <= tolerance * scale:

@@ -74,12 +74,21 @@ def look(
         return View(flat(run()), [])
     with watching(model, watched, grad=grad) as sights:
         output = run()
+    if grad and not _differentiable(output, sights, logits):
+        with watching(model, watched, grad=True, insist=True) as sights:
+            output = run()
     if logits is None:
         return View(flat(output), sights)
     _met(sights[-1].value)
     scores = sights[-1].tensor if grad else sights[-1].value
     assert scores is not None  # met
     return View(flat(scores), sights[:-1])
+
+
+def _differentiable(output: Tensor, sights: Sequence[Sight], logits: Point | None) -> bool:
+    """Whether the scores have a graph. They have none where the network itself switches it off behind a layer."""
+    scores = output if logits is None else sights[-1].tensor
+    return scores is None or scores.requires_grad
 
 
 def evidence_of(view: View, aim: Aim, needs: frozenset[str], layouts: Sequence[Layout]) -> list[Evidence]:

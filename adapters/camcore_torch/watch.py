@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -89,6 +90,14 @@ class _Counter(TorchDispatchMode):
         self.open = left
 
 
+class _Insisting(TorchFunctionMode):
+    """Builds the graph also where the network says ``no_grad``, as one with a frozen trunk does."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch.enable_grad():
+            return func(*args, **(kwargs or {}))
+
+
 def _is_same(a: Tensor, b: Tensor) -> bool:
     """The same tensor; views get another wrapper when autograd is on."""
     return a is b or (a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride())
@@ -98,9 +107,12 @@ def _is_same(a: Tensor, b: Tensor) -> bool:
 class _Watch:
     grad: bool
     counter: _Counter
+    insist: bool = False
     thread: int = field(default_factory=threading.get_ident)
     counts: dict[Place, int] = field(default_factory=dict)
+    modes: ExitStack = field(default_factory=ExitStack)
     counting: bool = False
+    insisting: bool = False
 
     def arrive(self, place: Place, points: Sequence[tuple[Point, Sight]], values: Any) -> Any:
         """A module is entered with, or left with, ``values``; gives what they are replaced by, or None."""
@@ -114,13 +126,16 @@ class _Watch:
             if point.offset is None:
                 self._see(sight, values, new)
             else:
-                self._start()
+                self.start()
                 self.counter.expect(point, sight)
         return new if self.grad else None
 
     def _rooted(self, values: Any) -> Any:
         """From here on there is a graph: tensors become copies of leaves, since what follows may write into them."""
         torch.set_grad_enabled(True)
+        if self.insist and not self.insisting:
+            self.modes.enter_context(_Insisting())
+            self.insisting = True
         return tree_map(_root, values)
 
     def _see(self, sight: Sight, values: Any, new: Any) -> None:
@@ -129,15 +144,11 @@ class _Watch:
         sight.value, sight.tensor = (was.detach() if fresh else was.detach().clone()), now
         sight.edge = get_gradient_edge(now) if now.requires_grad else None
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Begin to count operations."""
         if not self.counting:
-            self.counter.__enter__()  # type: ignore[no-untyped-call]
+            self.modes.enter_context(self.counter)
             self.counting = True
-
-    def stop(self) -> None:
-        if self.counting:
-            self.counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-            self.counting = False
 
 
 def _root(value: Any) -> Any:
@@ -154,7 +165,9 @@ def _one_tensor(values: Any) -> Tensor:
 
 
 @contextmanager
-def watching(root: nn.Module, points: Sequence[Point], *, grad: bool = False) -> Iterator[list[Sight]]:
+def watching(
+    root: nn.Module, points: Sequence[Point], *, grad: bool = False, insist: bool = False
+) -> Iterator[list[Sight]]:
     """Fill a sight for each point during the forward pass that is made in this context.
 
     Parameters
@@ -163,9 +176,11 @@ def watching(root: nn.Module, points: Sequence[Point], *, grad: bool = False) ->
     points : sequence of Point
     grad : bool
         Build a graph from the first point on; everything before runs as the caller has it.
+    insist : bool
+        Build it also where the network itself says ``no_grad``.
     """
     counter = _Counter(grad)
-    watch, sights = _Watch(grad, counter), [Sight() for _ in points]
+    watch, sights = _Watch(grad, counter, insist), [Sight() for _ in points]
     places: dict[Place, list[tuple[Point, Sight]]] = {}
     for point, sight in zip(points, sights, strict=True):
         places.setdefault(point.place, []).append((point, sight))
@@ -174,10 +189,12 @@ def watching(root: nn.Module, points: Sequence[Point], *, grad: bool = False) ->
     try:
         with hooking:
             handles += [_hook(root, place, watch, waiting) for place, waiting in places.items()]
+        if any(place.compiled for place in places):
+            watch.start()
         yield sights
         counter.settle([tensor for tensor, _ in counter.open])
     finally:
-        watch.stop()
+        watch.modes.close()
         torch.set_grad_enabled(enabled)
         with hooking:
             for handle in handles:
