@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from camcore import closed_form
 from camcore.checks import check_evidence, check_scores
+from camcore.errors import InputError
 from camcore.evidence import Backend, Evidence
 from camcore.fuse import Fusion, fuse
 from camcore.head import LinearHead
@@ -81,16 +82,16 @@ def apply(work: Work, images: Floats, classes: Classes) -> Maps:
 
 
 def _smoothed(work: Work, images: Floats, plain: Maps, aim: Aim) -> Floats:
-    """The mean over all copies; the classes are those of the image itself."""
+    """The mean over all copies; the classes, and those to compare with, are chosen on the image itself."""
     assert work.smoothing is not None
     held = replace(work, plan=replace(work.plan, target=aim.held()), smoothing=None)
     size, total, count = plain.maps.shape[2:], np.zeros(plain.maps.shape, np.float64), 0
-    for copy in work.smoothing.copies():
-        changed = copy.of(images)
-        same = copy.flip is False and copy.scale == copy.gain == 1
-        maps = plain.maps if same else _maps(held, changed, _observe(held, changed, plain.classes)).maps
-        total, count = total + copy.back(maps, size), count + 1
-    return total / count
+    with np.errstate(over="ignore", invalid="ignore"):  # maps may hold infinities
+        for copy in work.smoothing.copies():
+            changed = images if copy.same else copy.of(images)
+            maps = plain.maps if copy.same else _maps(held, changed, _observe(held, changed, plain.classes)).maps
+            total, count = total + copy.back(maps, size), count + 1
+        return (total / count).astype(plain.maps.dtype)
 
 
 def _observe(work: Work, images: Floats, classes: Classes) -> list[Evidence]:
@@ -111,25 +112,27 @@ def _asked(work: Work, route: Route) -> frozenset[str]:
     if row.from_class_maps is not None and "class_maps" in work.backend.gives:
         return frozenset({"class_maps"}) | (frozenset() if work.checked else row.needs)
     if route.closed:
-        return row.needs - {"gradients", "curvature", "moments", "tail", "model"} | {"features", "head"}
-    return row.needs - {"moments", "tail", "model"} | ({"gradients"} if "moments" in row.needs else set())
+        return frozenset({"features", "head"})
+    return row.needs & {"features", "head", "gradients", "curvature"}
 
 
 def _maps(work: Work, images: Floats, seen: Sequence[Evidence]) -> Maps:
-    row, checked = work.plan.method, work.checked
+    row, proved = work.plan.method, []
     if row.has_target or "head" in row.needs:
         check_scores(seen[0].scores)
     layers = []
     for route, evidence in zip(work.plan.routes, seen, strict=True):
         if (route.closed or "head" in row.needs) and not work.checked:
-            check_evidence(evidence, route.tap, whole=work.plan.target.name != "logit")
-            checked = bool(evidence.need_features().any())  # zeros would prove nothing
+            check_evidence(evidence, route.tap, whole=not work.plan.target.plain)
+            proved.append(bool(evidence.need_features().any()))  # zeros would prove nothing
         layers.append(_layer_maps(work, route, images, evidence))
-    maps = layers[0] if len(layers) == 1 else _fused(work, layers, images.shape[2:])
-    return Maps(maps.astype(np.float32, copy=False), seen[0].scores, seen[0].classes, checked)
+    maps = layers[0] if len(layers) == 1 else _fused(work, layers)
+    with np.errstate(over="ignore"):  # beyond float32 there is infinity
+        raw = maps.astype(np.float32, copy=False)
+    return Maps(raw, seen[0].scores, seen[0].classes, work.checked or (bool(proved) and all(proved)))
 
 
-def _fused(work: Work, layers: list[Floats], space: tuple[int, ...]) -> Floats:
+def _fused(work: Work, layers: list[Floats]) -> Floats:
     scaling = work.scaling or ("relu-max" if work.plan.method.rectifies else "minmax")
     return fuse(layers, work.fusion, scaling=scaling)
 
@@ -140,6 +143,8 @@ def _layer_maps(work: Work, route: Route, images: Floats, evidence: Evidence) ->
         return row.from_class_maps(evidence.class_maps)
     aim = _aim(work, evidence)
     given: dict[str, Any] = {need: getattr(evidence, need) for need in row.needs & {"features", "head"}}
+    if "images" in row.needs:
+        given["images"] = images.astype(np.float32, copy=False)
     with np.errstate(over="ignore", invalid="ignore"):  # float16 features may hold inf: the check has spoken
         given |= _gradients(work, route, images, evidence, _aim(work, evidence, work.plan.sloped))
         if row.probe is not None:
@@ -181,6 +186,8 @@ def _moments(work: Work, route: Route, images: Floats, evidence: Evidence, aim: 
     """
     options = work.plan.method.options
     samples, spread, seed = int(options["samples"]), float(options["spread"]), int(options["seed"])
+    if samples < 1:
+        raise InputError(f"samples is {samples}; expected a whole number, at least 1")
     sums: list[Any] = []
     for sample in range(samples):
         noise = np.random.default_rng([seed, sample]).standard_normal(images.shape[1:])
@@ -233,9 +240,7 @@ def _run(work: Work, run: Callable[[Floats], Floats], scene: Scene, aim: Aim, n:
     row = work.plan.method
     assert row.probe is not None
     total = row.probe.count(scene, **row.options)
-    size = (
-        work.batch_size if row.probe.where == "model" else max(1, min(256, TAIL_BYTES // max(1, scene.features.nbytes)))
-    )
+    size = work.batch_size if row.probe.where == "model" else _fitting(scene.features)
     answers = np.empty((aim.classes.shape[1], total))
     for start in range(0, total, size):
         index = range(start, min(total, start + size))

@@ -15,12 +15,13 @@ from camcore.apply import Maps, Report, Work, apply
 from camcore.errors import HeadNotFound, InputError, MethodNotPossible
 from camcore.evidence import Adapter, Backend, accept_images
 from camcore.explanation import Explanation
-from camcore.fuse import Fusion
+from camcore.fuse import Fusion, check_fusion
+from camcore.inputs import as_list, fitting_names, is_array, layer_names, part_of
 from camcore.methods import METHODS, Method
 from camcore.pictures import Picture, load_picture
 from camcore.plan import Plan, make_plan
 from camcore.preprocess import Preprocess, View
-from camcore.scores import Classes, wrong_shape
+from camcore.scores import Classes
 from camcore.smoothing import Smoothing
 from camcore.smoothing import smoothing as smoothing_of
 
@@ -73,11 +74,14 @@ class Explainer:
         self.report: Report | None = None
         self._wanted: dict[str, Any] = {
             "wanted": method,
-            "layers": _layers(layer),
+            "layers": layer_names(layer),
             "aim": target,
             "options": dict(options or {}),
         }
         self._joined: dict[str, Any] = {"fusion": fusion, "scaling": scaling, "smoothing": smoothing_of(smoothing)}
+        check_fusion(fusion, scaling, len(self._wanted["layers"]))
+        if self._joined["smoothing"] is not None:
+            self._joined["smoothing"].check(backend.input)
         self._plan: Plan | None = None
         self._checked = False
 
@@ -112,9 +116,9 @@ class Explainer:
         MethodNotPossible
             If the model cannot give what the method needs.
         """
-        if _is_array(images):
+        if is_array(images):
             return self._explain(accept_images(images, self.backend.input), classes, None, None)
-        pictures = [load_picture(p) for p in _as_list(images)]
+        pictures = [load_picture(p) for p in as_list(images)]
         batch, views = self.prepare(pictures)
         return self._explain(batch, classes, pictures, views)
 
@@ -141,14 +145,9 @@ class Explainer:
     def _explain(
         self, images: Floats, classes: Classes, pictures: Sequence[Picture] | None, views: Sequence[View] | None
     ) -> Explanation:
-        self._planned(images)
-        parts = [
-            self._maps(images[i : i + self.batch_size], _part(classes, i, self.batch_size, len(images)))
-            for i in range(0, len(images), self.batch_size)
-        ]
-        plan = self._planned(images)
+        plan, parts = self._applied(images, classes)
         maps, scores, chosen = (_joined([getattr(p, name) for p in parts]) for name in ("maps", "scores", "classes"))
-        names = _fitting(self.labels, scores.shape[1])
+        names = fitting_names(self.labels, scores.shape[1])
         return Explanation(
             maps=maps,
             scores=scores,
@@ -167,93 +166,41 @@ class Explainer:
             device=self.backend.device,
         )
 
-    def _maps(self, images: Floats, classes: Classes) -> Maps:
+    def _applied(self, images: Floats, classes: Classes) -> tuple[Plan, list[Maps]]:
+        """The maps of all parts of a batch, by one plan."""
         plan = self._planned(images)
-        work = Work(
-            self.backend,
-            plan,
-            labels=self.labels,
-            checked=self._checked and self.backend.fixed,
-            batch_size=self.batch_size,
-            report=self.report,
-            **self._joined,
-        )
         try:
-            done = apply(work, images, classes)
+            return plan, self._parts(plan, images, classes)
         except HeadNotFound as error:
-            other = self._without_head(plan, str(error))
+            other = self._without_head(images, str(error))
             if other is None:
                 raise
-            self._plan = other
-            return self._maps(images, classes)
-        self._checked = self._checked or done.checked
-        return done
+        self._plan = other
+        return other, self._parts(other, images, classes)
 
-    def _without_head(self, plan: Plan, why: str) -> Plan | None:
-        """The plan that relies on no closed form, where the head found does not reproduce the scores."""
-        if not any(route.closed for route in plan.routes):
-            return None
-        try:
-            return make_plan(
-                backend=self.backend, distrust=why, **self._wanted | {"wanted": plan.method, "options": {}}
+    def _parts(self, plan: Plan, images: Floats, classes: Classes) -> list[Maps]:
+        parts = []
+        for start in range(0, len(images), self.batch_size):
+            work = Work(
+                self.backend,
+                plan,
+                labels=self.labels,
+                checked=self._checked and self.backend.fixed,
+                batch_size=self.batch_size,
+                report=self.report,
+                **self._joined,
             )
+            chosen = part_of(classes, start, self.batch_size, len(images))
+            parts.append(apply(work, images[start : start + self.batch_size], chosen))
+            self._checked = self._checked or parts[-1].checked
+        return parts
+
+    def _without_head(self, images: Floats, why: str) -> Plan | None:
+        """The plan that does not rely on the head found, where that does not reproduce the scores."""
+        try:
+            return make_plan(backend=self.backend, example=images, distrust=why, **self._wanted)
         except MethodNotPossible:
             return None
-
-
-def _fitting(names: tuple[str, ...] | None, classes: int) -> tuple[str, ...] | None:
-    """The names of the classes.
-
-    A much longer list is one that the model uses the beginning of. One name more, or fewer, is the list of another
-    model, often with or without a background class, and would shift every name.
-    """
-    if names is None or len(names) == classes or len(names) >= 2 * classes:
-        return names if names is None else names[:classes]
-    raise InputError(
-        f"{len(names)} class names were given, the model has {classes} classes; give one name a class (a difference of "
-        "one is often a background class)"
-    )
-
-
-def _is_array(images: Any) -> bool:
-    """A batch as the model takes it, not a picture: a NumPy array that is not uint8, or a tensor."""
-    if isinstance(images, np.ndarray):
-        return not (images.dtype == np.uint8 and images.ndim in (2, 3))
-    return hasattr(images, "detach") or (hasattr(images, "__array__") and hasattr(images, "shape"))
-
-
-def _as_list(images: Any) -> list[Any]:
-    if isinstance(images, Sequence) and not isinstance(images, (str, bytes)):
-        if not images:
-            raise InputError("no images were given; expected at least one")
-        return list(images)
-    return [images]
-
-
-def _part(classes: Classes, start: int, count: int, total: int) -> Classes:
-    """The classes of a part of the batch."""
-    if classes is None or isinstance(classes, str):
-        return classes
-    try:
-        axes = np.ndim(classes)
-    except ValueError as error:
-        raise InputError(
-            "classes have rows of different lengths; give each image the same number of classes"
-        ) from error
-    if axes == 0:
-        return classes
-    chosen: Any = classes
-    if len(chosen) != total:
-        raise wrong_shape(np.shape(chosen), total)  # here, since a part of the batch may have that length
-    part: Classes = chosen[start : start + count]
-    return part
-
-
-def _layers(layer: Any) -> tuple[str | None, ...]:
-    names = (layer,) if layer is None or isinstance(layer, str) else layer
-    if not isinstance(names, (tuple, list)) or not names or not all(n is None or isinstance(n, str) for n in names):
-        raise InputError(f"layer is {layer!r}; expected the name of a layer, or a list of names")
-    return tuple(names)
 
 
 def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:

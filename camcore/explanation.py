@@ -91,7 +91,8 @@ class Explanation:
         return slice(index, index + 1 or None)
 
     def __repr__(self) -> str:
-        return f"Explanation({self.method} at {self.layer}, maps {self.maps.shape}, scores {self.scores.shape})"
+        of = "" if self.target == "logit" else f" of {self.target}"
+        return f"Explanation({self.method}{of} at {self.layer}, maps {self.maps.shape}, scores {self.scores.shape})"
 
     @property
     def labels(self) -> list[list[str]] | None:
@@ -124,7 +125,7 @@ class Explanation:
         Parameters
         ----------
         size : sequence of int, optional
-            Spatial size; the input's where absent.
+            One length a spatial axis; the input's where absent.
         normalization : str
             See :func:`camcore.normalize`.
         mode : {"linear", "cubic"}
@@ -134,11 +135,20 @@ class Explanation:
         Returns
         -------
         (N, T, *size) float32 ndarray
-            In [0, 1]. A constant map gives zeros.
+            In [0, 1], and never NaN:
+
+            - a map that is the same everywhere, also one of zeros or of a single position, gives zeros; so does one
+              that is nowhere positive where the method rectifies;
+            - maps of 1e-30 or 1e30 look like those of 1: only what float32 cannot hold is lost, as zeros below 1e-45;
+            - infinity counts as the largest float, NaN as the smallest value of its map; a map of nothing but NaN gives
+              zeros.
+
+        Raises
+        ------
+        InputError
+            For a size that is not one whole number, at least 1, for each axis; or an unknown normalisation.
         """
-        size = self.input_size if size is None else size
-        if len(size) != len(self.input_size):
-            raise InputError(f"size is {tuple(size)}; expected one length a spatial axis, as in {self.input_size}")
+        size = self._size(size)
         maps = rectify(self.maps) if self.rectifies else self.maps
         maps = finite(maps, tuple(range(2, maps.ndim)))  # before resizing, which would spread one NaN over rows
         with np.errstate(over="ignore", invalid="ignore"):
@@ -147,6 +157,20 @@ class Explanation:
         if threshold or gain != 1.0:
             heat = postprocess(heat, threshold=threshold, gain=gain)
         return heat.astype(np.float32, copy=False)
+
+    def _size(self, size: Any) -> tuple[int, ...]:
+        """What a user gives as a size, checked."""
+        if size is None:
+            return self.input_size
+        try:
+            lengths = tuple(operator.index(n) for n in size)
+        except TypeError:
+            lengths = ()
+        if len(lengths) != len(self.input_size) or min(lengths) < 1:
+            raise InputError(
+                f"size is {size!r}; expected one length a spatial axis, whole and at least 1, as in {self.input_size}"
+            )
+        return lengths
 
     def boxes(self, threshold: float = 0.2) -> list[list[list[regions.Box]]]:
         """For each image and class the boxes of the heatmap above ``threshold`` times its maximum.

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camcore.errors import InputError, suggest
-from camcore.normalize import normalize
+from camcore.normalize import NORMALIZATIONS, normalize
 from camcore.resize import resize
 
-__all__ = ["FUSIONS", "Fusion", "fuse"]
+__all__ = ["FUSIONS", "Fusion", "check_fusion", "fuse"]
 
 Floats = NDArray[np.floating[Any]]
 Fusion = str | Sequence[float]
@@ -53,7 +53,7 @@ def fuse(
     Raises
     ------
     InputError
-        For an unknown way, or not one weight a layer.
+        For an unknown way or scaling, not one weight a layer, or maps of different numbers of axes.
 
     References
     ----------
@@ -62,12 +62,22 @@ def fuse(
     Examples
     --------
     >>> fuse([np.array([[[1.0, 2.0]]]), np.array([[[0.0, 8.0, 8.0, 0.0]]])], [0.5, 0.5])
-    array([[[0.25 , 0.8125, 0.9375, 0.5   ]]])
+    array([[[0.25  , 0.8125, 0.9375, 0.5   ]]])
     """
-    join = _joined(how, len(maps))
-    spatial = maps[0].ndim - 2
+    join, spatial = _joined(how, len(maps)), maps[0].ndim - 2
+    if any(m.ndim != spatial + 2 for m in maps):
+        raise InputError(
+            f"maps of {sorted({m.ndim - 2 for m in maps})} spatial axes cannot be fused; give layers laid out alike"
+        )
     size = tuple(max(m.shape[2 + axis] for m in maps) for axis in range(spatial)) if size is None else tuple(size)
     return join(np.stack([resize(normalize(m, scaling, spatial=spatial), size) for m in maps]))
+
+
+def check_fusion(how: Fusion, scaling: str | None, layers: int) -> None:
+    """Raise before any work where the maps of so many layers could not be fused this way."""
+    _joined(how, layers)
+    if scaling is not None and scaling not in NORMALIZATIONS:
+        raise InputError(f"scaling {scaling!r} is not known. {suggest(str(scaling), NORMALIZATIONS)}")
 
 
 def _joined(how: Fusion, layers: int) -> Callable[[Floats], Floats]:
@@ -75,7 +85,10 @@ def _joined(how: Fusion, layers: int) -> Callable[[Floats], Floats]:
         if how not in FUSIONS:
             raise InputError(f"fusion {how!r} is not known. {suggest(how, FUSIONS)} Or give one weight a layer.")
         return FUSIONS[how]
-    weights = np.asarray(how, np.float64)
+    try:
+        weights = np.asarray(how, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"fusion is {how!r}; expected {', '.join(FUSIONS)}, or one number a layer") from error
     if weights.shape != (layers,) or not np.isfinite(weights).all() or (weights < 0).any():
-        raise InputError(f"fusion weights {list(how)} for {layers} layers; give one number, not negative, a layer")
+        raise InputError(f"fusion weights {how!r} for {layers} layer(s); give one number, not negative, a layer")
     return lambda maps: np.tensordot(weights.astype(maps.dtype), maps, axes=1)

@@ -54,7 +54,7 @@ class Plan:
         One a layer.
     target : Target
     alike : tuple of str
-        Methods that give the same raw map here, up to a positive factor and a constant.
+        Methods that give the same raw map here, up to a positive factor and a constant; see :func:`alike`.
     """
 
     method: Method
@@ -123,27 +123,37 @@ def obstacle(row: Method, tap: Tap, backend: Backend, aim: Target | None = None)
     if "head" in row.needs and not isinstance(tap.head, LinearHead):
         return tap.linear_obstacle
     if is_closed(row, tap, aim):
-        return _lacking(row.needs - CLOSED, backend)
+        return _lacking(row.needs - CLOSED - {"images"}, backend)
     missing = _lacking(_run_needs(row), backend)
-    return missing and f"{missing} {_no_closed_form(tap)}"
+    return f"{missing} {_no_closed_form(row, tap, aim)}".strip() if missing else ""
 
 
 def _run_needs(row: Method) -> frozenset[str]:
     """What the backend must give where the head does not."""
-    needs = row.needs - {"moments"}
+    needs = row.needs - {"images", "moments"}
     return needs | {"gradients"} if "moments" in row.needs else needs
 
 
 def _lacking(needs: frozenset[str], backend: Backend) -> str:
     missing = needs - backend.gives
     missing -= {"curvature"} if "gradients" in missing else set()
-    words = {"gradients": "gradients of the network behind the layer", "tail": "runs of the network behind the layer"}
+    words = {
+        "gradients": "gradients of the network behind the layer",
+        "tail": "runs of the network behind the layer",
+        "model": "runs of the whole network",
+    }
     named = " and ".join(words.get(need, need) for need in sorted(missing))
     return f"it needs {named}, which {backend.kind} models do not give." if missing else ""
 
 
-def _no_closed_form(tap: Tap) -> str:
-    return f"Nor is there a closed form: {tap.obstacle}" if tap.obstacle else ""
+def _no_closed_form(row: Method, tap: Tap, aim: Target | None) -> str:
+    """Why the head does not help; empty where it could not in any case."""
+    if not row.needs & CLOSED:
+        return ""
+    why = tap.linear_obstacle
+    if not why and aim is not None and not aim.linear:
+        why = f"the slopes of the target {aim.name!r} change with the image."
+    return f"Nor is there a closed form: {why}" if why else ""
 
 
 def is_closed(row: Method, tap: Tap, aim: Target | None = None) -> bool:
@@ -201,7 +211,7 @@ def make_plan(
     InputError
         For an unknown method, layer, target or option.
     """
-    rows = _rows(wanted, options or {})
+    rows = _rows(wanted, options or {}, aim)
     explained = [_target(row, aim) for row in rows]
     taps = [backend.tap(layer, example) for layer in layers]
     taps = [replace(tap, head=None, how="", obstacle=distrust) for tap in taps] if distrust else taps
@@ -209,20 +219,27 @@ def make_plan(
         if not any(obstacle(row, tap, backend, goal) for tap in taps):
             routes = _at_once([_route(row, t, n, goal) for t, n in zip(taps, layers, strict=True)], row, backend)
             return Plan(row, routes, goal, alike(row, goal, routes, given=aim is not None))
-    raise refusal(rows[-1], next(t for t in taps if obstacle(rows[-1], t, backend, explained[-1])), backend)
+    last, goal = rows[-1], explained[-1]
+    raise refusal(last, next(t for t in taps if obstacle(last, t, backend, goal)), backend, goal)
 
 
-def _rows(wanted: str | Method, options: Mapping[str, Any]) -> list[Method]:
+def _rows(wanted: str | Method, options: Mapping[str, Any], aim: Any) -> list[Method]:
+    """The methods to try, best first."""
     if isinstance(wanted, Method):
         return [wanted.set(**options)]
-    return [method(n) for n in AUTO] if wanted == "auto" and not options else [method(wanted, **options)]
+    if wanted != "auto":
+        return [method(wanted, **options)]
+    if options:
+        raise InputError(f"options {sorted(options)} are of one method; name it, since method 'auto' has none")
+    rows = [method(name) for name in AUTO]
+    return [row for row in rows if aim is None or target(aim).plain or row.has_target]
 
 
 def _target(row: Method, aim: Any) -> Target:
     if aim is None:
         return target(row.target)
     goal = target(aim)
-    if goal.name != "logit" and not row.has_target:
+    if not goal.plain and not row.has_target:
         why = "is made of the weights of a class" if "head" in row.needs else "looks at no score"
         raise InputError(f"target {goal.name!r} has no effect on {row.name}, which {why}; take gradcam for it")
     return goal
@@ -245,30 +262,47 @@ def _at_once(routes: Sequence[Route], row: Method, backend: Backend) -> tuple[Ro
     return tuple(replace(r, closed=False, way="gradient" if r.way == "closed form" else r.way) for r in routes)
 
 
-def alike(row: Method, aim: Target, routes: Sequence[Route], *, given: bool) -> tuple[str, ...]:
-    """The methods that are provably the same on this head, with this target.
+def alike(row: Method, aim: Target, routes: Sequence[Route], *, given: bool = False) -> tuple[str, ...]:
+    """The methods that are provably the same at one layer with a linear head.
 
-    On a linear head behind a global average pooling whose features are not negative. With a target other than the
-    score itself, only the methods that are made of its gradient stay together. Where no target was given, methods
-    that would take another one by themselves are left out.
+    That is: behind a global average pooling, for features that are not negative, up to a positive factor and a
+    constant. For a target other than the score they are fewer: those that can explain it, and for one that is not
+    linear in the scores those that are made of its gradient alone.
+
+    Parameters
+    ----------
+    row : Method
+    aim : Target
+    routes : sequence of Route
+        Several layers are scaled before they are joined, so no two methods are the same there.
+    given : bool
+        Whether the target is the user's, and so that of every method; else each has its own.
     """
-    if not row.kin or not all(isinstance(r.tap.head, LinearHead) and r.closed | ("head" in row.needs) for r in routes):
+    if not row.kin or len(routes) != 1 or not _follows(row, aim):
         return ()
-    plain = aim.name == "logit"
-    kin = [r for r in METHODS.values() if r.kin == row.kin and r.name != row.name and (plain or _follows(r))]
-    same = [r.name for r in kin if given or r.target == aim.name]
-    return tuple(same) if plain or _follows(row) else ()
+    if not isinstance(routes[0].tap.head, LinearHead) or not (routes[0].closed or "head" in row.needs):
+        return ()
+    return tuple(
+        other.name
+        for other in METHODS.values()
+        if other.kin == row.kin
+        and other.name != row.name
+        and (given or target(other.target).name == aim.name)
+        and _follows(other, aim)
+    )
 
 
-def _follows(row: Method) -> bool:
-    """Whether the map is made of the gradient of the target, whatever that is."""
-    return "gradients" in row.needs and "curvature" not in row.needs
+def _follows(row: Method, aim: Target) -> bool:
+    """Whether a method stays with its kin for this target."""
+    if aim.plain:
+        return True
+    return row.has_target and (aim.linear or ("gradients" in row.needs and "curvature" not in row.needs))
 
 
-def refusal(row: Method, tap: Tap, backend: Backend) -> MethodNotPossible:
+def refusal(row: Method, tap: Tap, backend: Backend, aim: Target | None = None) -> MethodNotPossible:
     """The error for a method that cannot be computed."""
-    why = obstacle(row, tap, backend)
-    works = [n for n, r in METHODS.items() if not obstacle(r, tap, backend)]
+    why = obstacle(row, tap, backend, aim)
+    works = [n for n, r in METHODS.items() if not obstacle(r, tap, backend, None if aim is None else target(r.target))]
     cure = f"Methods that work here: {', '.join(works)}." if works else "No method works on this model."
     kind = HeadNotFound if "head" in row.needs and not isinstance(tap.head, LinearHead) else MethodNotPossible
     return kind(f"{row.name} is not possible at {tap.layer!r}: {why} {cure}")

@@ -133,6 +133,7 @@ def _summary(out: Explanation) -> dict[str, Any]:
         "camcore": __version__,
         "method": out.method,
         "layer": out.layer,
+        "target": out.target,
         "head": out.head,
         "scores_are": out.scores_are,
         "device": out.device,

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camcore.errors import InputError, suggest
-from camcore.scores import softmax
 
 __all__ = ["TARGETS", "Aim", "Target", "difference", "finer", "target"]
 
@@ -44,6 +43,11 @@ class Target:
     linear: bool = False
     references: Callable[[Floats, Indices], Indices] | None = None
 
+    @property
+    def plain(self) -> bool:
+        """True for the scores themselves."""
+        return self.name == "logit"
+
     def aim(self, scores: Floats, classes: Indices, *, alone: bool = False) -> Aim:
         """Fix the classes, and those to compare with, of a batch."""
         scores = scores.astype(np.float64)
@@ -68,8 +72,7 @@ class Aim:
 
     @property
     def plain(self) -> bool:
-        """True for the scores themselves."""
-        return self.target.name == "logit"
+        return self.target.plain
 
     def values(self) -> Floats:
         """The (N, T) target values."""
@@ -89,7 +92,8 @@ class Aim:
     def bend(self, direction: Floats) -> Floats:
         """How the slopes change along an (N, K) direction of the scores: (N, T, K), the Hessian times it.
 
-        By central differences in float64, good to about 1e-8; exactly zero for a linear target.
+        By central differences in float64, good to about 1e-8 (1e-6 for a user's function, whose slopes are themselves
+        differences); exactly zero for a linear target.
         """
         if self.linear:
             return np.zeros((*self.classes.shape, self.scores.shape[1]))
@@ -120,10 +124,14 @@ def _one_hot(scores: Floats, classes: Indices, *_: Any) -> Floats:
 
 
 def _log_probabilities(scores: Floats, alone: bool) -> Floats:
+    """Exact also next to 0, where a probability next to 1 has its logarithm."""
     if alone or scores.shape[1] == 1:
         return -np.logaddexp(0, -scores)
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    best = scores.argmax(axis=1, keepdims=True)
+    shifted = scores - np.take_along_axis(scores, best, axis=1)
+    others = np.exp(shifted)
+    np.put_along_axis(others, best, 0, axis=1)
+    return shifted - np.log1p(others.sum(axis=1, keepdims=True))
 
 
 def _log_probability(scores: Floats, classes: Indices, references: Indices, alone: bool) -> Floats:
@@ -131,10 +139,12 @@ def _log_probability(scores: Floats, classes: Indices, references: Indices, alon
 
 
 def _log_probability_slopes(scores: Floats, classes: Indices, references: Indices, alone: bool) -> Floats:
-    own = _one_hot(scores, classes)
-    if alone or scores.shape[1] == 1:
-        return own * np.exp(-np.logaddexp(0, scores))[:, None, :]
-    return own - softmax(scores)[:, None, :]
+    """``1 - p_c`` at the class itself, which is what the others have together, and ``-p_j`` at class j."""
+    logs = _log_probabilities(scores, alone)
+    shape = (*classes.shape, scores.shape[1])
+    slopes = np.zeros(shape) if alone else np.repeat(-np.exp(logs)[:, None, :], shape[1], axis=1)
+    np.put_along_axis(slopes, classes[:, :, None], -np.expm1(_take(logs, classes))[:, :, None], axis=2)
+    return slopes
 
 
 def _probability(scores: Floats, classes: Indices, references: Indices, alone: bool) -> Floats:
@@ -192,6 +202,8 @@ def _nearest(scores: Floats, classes: Indices, count: int) -> Indices:
 
 
 def _best_other(scores: Floats, classes: Indices) -> Indices:
+    if scores.shape[1] == 1:
+        raise InputError("target difference: the model has one class and no other to compare with; take logit")
     others = np.repeat(scores[:, None, :], classes.shape[1], axis=1)
     np.put_along_axis(others, classes[:, :, None], -np.inf, axis=2)
     return others.argmax(axis=2)[:, :, None].astype(np.int64)
@@ -203,7 +215,13 @@ def difference(other: int | None = None) -> Target:
     Parameters
     ----------
     other : int, optional
-        The index of the other class; the best one beside the class explained where absent.
+        The index of the other class; the best one beside the class explained where absent. The difference of a class
+        to itself is zero, and so is its map.
+
+    Raises
+    ------
+    InputError
+        When it is applied to a model without that class, or with one class only.
 
     Examples
     --------
@@ -216,7 +234,9 @@ def difference(other: int | None = None) -> Target:
 
     def fixed(scores: Floats, classes: Indices) -> Indices:
         if not 0 <= other < scores.shape[1]:
-            raise InputError(f"target difference:{other}: the model has {scores.shape[1]} classes")
+            raise InputError(
+                f"target difference:{other}: the model has {scores.shape[1]} classes, 0 to {scores.shape[1] - 1}"
+            )
         return np.full((*classes.shape, 1), other, np.int64)
 
     return _contrast(f"difference:{other}", 1.0, fixed)
@@ -230,7 +250,8 @@ def finer(strength: float = 0.6, count: int = 3) -> Target:
     strength : float
         0 is the score alone.
     count : int
-        How many classes: those whose scores are nearest.
+        How many classes: those whose scores are nearest. All others where there are fewer; none in a model of one
+        class, whose score it is then.
 
     References
     ----------
@@ -258,7 +279,7 @@ def _by_hand(function: Callable[[Floats], Floats]) -> Target:
     def slopes(scores: Floats, classes: Indices, references: Indices, alone: bool) -> Floats:
         return np.repeat(np.stack([_gradient(call, row) for row in scores])[:, None], classes.shape[1], axis=1)
 
-    return Target(getattr(function, "__name__", "function"), values, slopes)
+    return Target(f"function {getattr(function, '__name__', type(function).__name__)}", values, slopes)
 
 
 def _gradient(function: Callable[[Floats], Floats], row: Floats, most: int = 1024) -> Floats:

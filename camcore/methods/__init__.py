@@ -6,14 +6,13 @@ from camcore.methods.components import eigen_cam, eigen_grad_cam, kpca_cam
 from camcore.methods.gradients import (
     grad_cam,
     grad_cam_elementwise,
-    grad_cam_plus_plus,
     hires_cam,
     layer_cam,
     shapley_cam,
-    smooth_grad_cam_plus_plus,
     xgrad_cam,
 )
 from camcore.methods.masks import group_cam, is_cam, score_cam, ss_cam
+from camcore.methods.plusplus import grad_cam_plus_plus, smooth_grad_cam_plus_plus
 from camcore.methods.table import METHODS, Method, method, register
 from camcore.methods.weights import cam, combine
 

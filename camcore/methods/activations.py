@@ -96,13 +96,15 @@ def fem(features: Floats, classes: Classes = None, *, z: float = 2.0) -> Floats:
     return for_every_class(maps.reshape(len(features), *features.shape[2:]), classes)
 
 
-def random_map(features: Floats, classes: Classes = None, *, seed: int = 0) -> Floats:
+def random_map(features: Floats, images: Floats, classes: Classes = None, *, seed: int = 0) -> Floats:
     """Noise: what any method must beat, since a random map looks right surprisingly often.
 
     Parameters
     ----------
     features : (N, C, *S) ndarray
-        They only tell images apart.
+        Only their shape counts, since two runtimes differ in their last bit.
+    images : (N, C0, *S0) ndarray
+        They are what tells images apart; taken as float32.
     classes : (N, T) integer ndarray, optional
         Each class has a map of its own.
     seed : int
@@ -111,8 +113,8 @@ def random_map(features: Floats, classes: Classes = None, *, seed: int = 0) -> F
     Returns
     -------
     (N, T, *S) ndarray
-        Uniform in [0, 1). The same for the same seed, class and features, in whatever batch, order or thread; features
-        that differ in a single bit have another map.
+        Uniform in [0, 1). The same for the same seed, class and image, in whatever batch, order, thread or runtime;
+        images that differ in a single bit have other maps.
 
     Raises
     ------
@@ -126,7 +128,7 @@ def random_map(features: Floats, classes: Classes = None, *, seed: int = 0) -> F
 
     Examples
     --------
-    >>> random_map(np.zeros((1, 8, 2, 2))).shape
+    >>> random_map(np.zeros((1, 8, 2, 2)), np.zeros((1, 3, 64, 64))).shape
     (1, 1, 2, 2)
     """
     if seed < 0:
@@ -134,8 +136,8 @@ def random_map(features: Floats, classes: Classes = None, *, seed: int = 0) -> F
     kind = np.float64 if features.dtype == np.float64 else np.float32
     chosen = np.zeros((len(features), 1), np.int64) if classes is None else classes
     maps = np.empty((*chosen.shape, *features.shape[2:]), kind)
-    for n, image in enumerate(features):
-        key = zlib.crc32(image.tobytes())
+    for n, image in enumerate(images):
+        key = zlib.crc32(image.astype(np.float32, copy=False).tobytes())
         for t, index in enumerate(chosen[n]):
             np.random.default_rng([seed, key, int(index)]).random(out=maps[n, t], dtype=kind)
     return maps
@@ -166,7 +168,7 @@ register(
     Method(
         name="random",
         formula=random_map,
-        needs=frozenset({"features"}),
+        needs=frozenset({"features", "images"}),
         rectifies=False,
         paper="arXiv:1806.10758",
         summary="noise, the control that any method must beat",

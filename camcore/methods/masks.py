@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from camcore.errors import InputError
 from camcore.methods.probes import Probe, Scene
@@ -282,6 +281,8 @@ def _mixed(scene: Scene, index: Sequence[int], *, groups: int, percentile: float
 
 def _blur(image: Floats) -> Floats:
     """Along the spatial axes; computed in at least float32."""
+    from scipy.ndimage import gaussian_filter  # slow to import
+
     axes = tuple(range(1, image.ndim))
     wide = image.astype(np.result_type(image.dtype, np.float32), copy=False)
     blurred: Floats = gaussian_filter(wide, _BLUR_SIGMA, axes=axes, radius=_BLUR_RADIUS, mode="mirror")

@@ -16,7 +16,7 @@ from camcore.methods.probes import Probe
 __all__ = ["METHODS", "Method", "method", "register"]
 
 Floats = NDArray[np.floating[Any]]
-NEEDS = frozenset({"features", "head", "gradients", "curvature", "moments", "tail", "model"})
+NEEDS = frozenset({"images", "features", "head", "gradients", "curvature", "moments", "tail", "model"})
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,11 @@ class Method:
         Takes ``classes``, its ``options`` and each of ``needs`` by keyword, arrays in and an (N, T, *S) array out.
         ``tail`` and ``model`` arrive as ``responses``: (N, T, P) target values of what ``probe`` shows to them.
     needs : frozenset of str
-        Out of ``features`` (N, C, *S); ``head``; ``gradients`` (N, T, C, *S), or with spatial axes of length one where
-        they are the same everywhere; ``curvature``, the Hessian times the features, shaped alike; ``moments``, the
-        means of the gradients, their squares and cubes over noisy copies of the image; ``tail`` and ``model``: runs of
-        the network behind the layer, or of all of it.
+        Out of ``images`` (N, C0, *S0), as the model takes them, in float32; ``features`` (N, C, *S); ``head``;
+        ``gradients`` (N, T, C, *S), or with spatial axes of length one where they are the same everywhere;
+        ``curvature``, the Hessian times the features, shaped alike; ``moments``, the means of the gradients, their
+        squares and cubes over noisy copies of the image; ``tail`` and ``model``: runs of the network behind the layer,
+        or of all of it.
     rectifies : bool
         Whether the heatmap starts from ReLU(map); the raw map never does.
     paper : str
@@ -79,7 +80,7 @@ class Method:
     @property
     def has_target(self) -> bool:
         """Whether it explains any number made of the scores, not only a score, or none."""
-        return bool(self.needs - {"features", "head"})
+        return bool(self.needs - {"images", "features", "head"})
 
     @property
     def kin(self) -> str:

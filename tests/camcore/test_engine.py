@@ -14,7 +14,7 @@ from numpy_network import PooledNetwork, values
 from PIL import Image
 
 import camcore
-from camcore import Explainer, HeadNotFound, InputError, LinearHead, Tap, engine
+from camcore import Explainer, HeadNotFound, InputError, LinearHead, engine
 
 NAMES = ("tench", "tabby", "lynx", "crane", "otter")
 SPACES = [(12,), (8, 6), (4, 3, 5)]
@@ -82,7 +82,7 @@ class TestMaps:
     def test_it_says_what_it_is_and_what_it_will_do(self) -> None:
         explain = Explainer(network())
         assert repr(explain) == "Explainer(numpy on cpu, method auto)"
-        assert str(explain.plan) == "cam at relu, head mean -> linear: closed form, one forward pass"
+        assert str(explain.plan).startswith("cam at relu, head mean -> linear: closed form, one forward pass")
 
 
 class TestClasses:
@@ -222,37 +222,6 @@ class TestTheHeadMustReproduceTheScores:
         ):
             explain(values(2, 3, 8, 6))
 
-    def check(self, tap: Tap, scores: np.ndarray, classes: np.ndarray, features: np.ndarray) -> None:
-        engine.check_evidence(camcore.Evidence(scores, classes, features, tap.head), tap)
-
-    @pytest.mark.parametrize("few", [True, False])
-    def test_slack_is_free_for_each_class(self, few: bool) -> None:
-        head, features = LinearHead(values(40, 4), values(40, seed=1)), values(2, 4, 3, 3)
-        scores = head(features.mean(axis=(2, 3)))
-        scores[:, 7] += 0.5
-        slack = np.zeros(40)
-        slack[7] = 0.51
-        classes = np.array([[7, 8]] * 2) if few else np.tile(np.arange(40), (2, 1))
-        self.check(Tap("x", head, slack=slack), scores, classes, features)
-        self.check(Tap("x", head, slack=0.51), scores, classes, features)
-        with pytest.raises(HeadNotFound, match=r"they differ by up to 0\.5"):
-            self.check(Tap("x", head), scores, classes, features)
-
-    def test_the_tolerance_is_a_share_of_the_largest_score(self) -> None:
-        head, features = LinearHead.identity(3), np.full((1, 3, 2, 2), 100, np.float32)
-        scores, classes = np.array([[100, 100, 101]], np.float32), np.array([[2]])
-        self.check(Tap("x", head, tolerance=2e-2), scores, classes, features)
-        with pytest.raises(HeadNotFound, match="they differ by up to 1, with scores up to 101"):
-            self.check(Tap("x", head, tolerance=1e-3), scores, classes, features)
-
-    @pytest.mark.parametrize("bad", [[np.inf], [np.nan], [np.inf, -np.inf]])
-    def test_features_that_are_not_finite(self, bad: list[float]) -> None:
-        features = np.zeros((1, 3, 2, 2), np.float32)
-        features[0, 1, 0, : len(bad)] = bad
-        head = LinearHead(np.ones((2, 3)))
-        with pytest.raises(HeadNotFound, match=r"they differ by up to (inf|nan)"):
-            self.check(Tap("x", head), np.ones((1, 2), np.float32), np.array([[0]]), features)
-
 
 class TestOptions:
     @pytest.mark.parametrize(
@@ -270,7 +239,13 @@ class TestOptions:
         ("options", "text"),
         [
             ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
-            ({"layer": ["a", "b"]}, "layer is a list of 2; the methods at hand read one layer: give one name"),
+            ({"layer": 3}, "layer is 3; expected the name of a layer, or a list of names"),
+            ({"layer": []}, r"layer is \[\]; expected the name of a layer"),
+            ({"layer": ["relu", 3]}, r"layer is \['relu', 3\]; expected the name of a layer, or a list of names"),
+            ({"fusion": "maxx"}, "fusion 'maxx' is not known. Did you mean 'max'"),
+            ({"fusion": [1.0, 2.0]}, r"fusion weights \[1.0, 2.0\] for 1 layer"),
+            ({"scaling": "tan"}, "scaling 'tan' is not known. Did you mean 'tanh'"),
+            ({"smoothing": "flop"}, "smoothing 'flop' is not known. Did you mean 'flip'"),
             ({"preprocess": "imagenett"}, "preprocessing 'imagenett' is not known. Did you mean 'imagenet'"),
             ({"labels": "missing.txt"}, "labels: missing.txt: no such file"),
         ],

@@ -45,13 +45,15 @@ class TestHeatmaps:
 
     def test_another_size_and_mode(self) -> None:
         out = explanation()
-        assert out.heatmaps((7, 5)).shape == (2, 1, 7, 5)
+        assert out.heatmaps((7, 5)).shape == out.heatmaps(np.array([7, 5])).shape == (2, 1, 7, 5)
         larger = F.interpolate(torch.from_numpy(out.maps), size=(9, 11), mode="bicubic", align_corners=False).numpy()
         np.testing.assert_allclose(out.heatmaps((9, 11), mode="cubic"), normalize(larger), atol=1e-5)
 
-    @pytest.mark.parametrize("size", [(7,), (7, 7, 7), ()])
-    def test_a_size_of_another_number_of_axes(self, size: tuple[int, ...]) -> None:
-        text = f"size is {size}; expected one length a spatial axis, as in (32, 48)"
+    @pytest.mark.parametrize(
+        "size", [64, np.int64(64), 7.5, (7,), (7, 7, 7), (), (7, 0), (7, -3), (7, 7.5), "ab", "64"]
+    )
+    def test_a_size_that_is_none(self, size: Any) -> None:
+        text = f"size is {size!r}; expected one length a spatial axis, whole and at least 1, as in (32, 48)"
         with pytest.raises(InputError, match=re.escape(text)):
             explanation().heatmaps(size)
 
@@ -139,6 +141,9 @@ class TestParts:
 
     def test_it_says_what_it_is(self) -> None:
         assert repr(self.whole()) == "Explanation(cam at relu, maps (3, 1, 4, 6), scores (3, 5))"
+        other = replace(self.whole(), method="gradcam", target="difference:3", layer="relu, images")
+        text = "Explanation(gradcam of difference:3 at relu, images, maps (3, 1, 4, 6), scores (3, 5))"
+        assert repr(other) == text
 
 
 def test_overlays_are_a_picture_for_each_image_and_class() -> None:

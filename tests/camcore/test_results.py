@@ -63,6 +63,7 @@ class TestSave:
             "camcore": __version__,
             "method": "cam",
             "layer": "relu",
+            "target": "logit",
             "head": "mean -> linear",
             "scores_are": "logit",
             "device": "cpu",

@@ -18,7 +18,14 @@ from camcore.methods.activations import activation_map, fem, random_map
 SPACES = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
 SEEDS = st.integers(0, 2**32 - 1)
 CLASSES = np.array([[4, 0, 0], [1, 2, 3]])
-ALL = pytest.mark.parametrize("formula", [activation_map, fem, random_map], ids=lambda f: f.__name__)
+
+
+def noise(features: np.ndarray, classes: np.ndarray | None = None, **options: int) -> np.ndarray:
+    """The random map of images that look like their features."""
+    return random_map(features, features, classes, **options)
+
+
+ALL = pytest.mark.parametrize("formula", [activation_map, fem, noise], ids=lambda f: f.__name__)
 
 
 def case(space: tuple[int, ...], seed: int, n: int = 2, channels: int = 3) -> np.ndarray:
@@ -145,28 +152,37 @@ def test_pytorch_grad_cam_has_another_fem() -> None:
 
 def test_the_random_map_is_the_same_again_and_for_its_class() -> None:
     features = case((8, 8), 8)
-    maps = random_map(features, CLASSES)
-    np.testing.assert_array_equal(maps, random_map(features.copy(), CLASSES))
+    maps = noise(features, CLASSES)
+    np.testing.assert_array_equal(maps, noise(features.copy(), CLASSES))
     np.testing.assert_array_equal(maps[0, 1], maps[0, 2])  # class 0 twice
-    np.testing.assert_array_equal(random_map(features)[0, 0], maps[0, 1])  # class 0 where none is given
+    np.testing.assert_array_equal(noise(features)[0, 0], maps[0, 1])  # class 0 where none is given
     strided = np.repeat(features, 2, axis=3)[..., ::2]
-    np.testing.assert_array_equal(random_map(strided, CLASSES), maps)
+    np.testing.assert_array_equal(noise(strided, CLASSES), maps)
+
+
+def test_the_random_map_knows_the_images_and_of_the_features_the_shape() -> None:
+    images, features = case((16, 16), 8), case((8, 8), 9).astype(np.float32)
+    maps = random_map(features, images, CLASSES)
+    np.testing.assert_array_equal(random_map(features + 1, images, CLASSES), maps)  # another runtime
+    np.testing.assert_array_equal(random_map(features[:, :1], images.astype(np.float32), CLASSES), maps)
+    assert random_map(features[:, :, :3], images, CLASSES).shape == (2, 3, 3, 8)
+    assert (random_map(features, images + 1, CLASSES) != maps).any()
 
 
 def test_another_seed_class_or_image_has_another_random_map() -> None:
-    features = case((8, 8), 9)
-    maps = random_map(features, CLASSES)
-    others = [maps[0, 0], maps[0, 1], maps[1, 0], maps[1, 1], random_map(features, CLASSES, seed=1)[0, 0]]
+    features = case((8, 8), 9).astype(np.float32)
+    maps = noise(features, CLASSES)
+    others = [maps[0, 0], maps[0, 1], maps[1, 0], maps[1, 1], noise(features, CLASSES, seed=1)[0, 0]]
     touched = features.copy()
-    touched[0, 0, 0, 0] = np.nextafter(touched[0, 0, 0, 0], 9)
-    others.append(random_map(touched, CLASSES)[0, 0])
+    touched[0, 0, 0, 0] = np.nextafter(touched[0, 0, 0, 0], np.float32(9))
+    others.append(noise(touched, CLASSES)[0, 0])
     for i, j in itertools.combinations(range(6), 2):
         assert abs(np.corrcoef(others[i].ravel(), others[j].ravel())[0, 1]) < 0.5
 
 
 def test_the_random_map_is_uniform() -> None:
     for kind in (np.float32, np.float64):
-        values = random_map(case((64, 64), 10).astype(kind), np.arange(10).reshape(2, 5))
+        values = noise(case((64, 64), 10).astype(kind), np.arange(10).reshape(2, 5))
         assert values.min() >= 0
         assert values.max() < 1
         counts, _ = np.histogram(values, bins=16, range=(0, 1))
@@ -175,12 +191,12 @@ def test_the_random_map_is_uniform() -> None:
 
 
 def test_nan_does_not_disturb_the_random_map() -> None:
-    assert np.isfinite(random_map(np.full((1, 2, 3, 3), np.nan))).all()
+    assert np.isfinite(noise(np.full((1, 2, 3, 3), np.nan))).all()
 
 
 def test_a_negative_seed() -> None:
     with pytest.raises(InputError, match="seed is -1; expected a whole number that is not negative"):
-        random_map(np.zeros((1, 1, 2)), seed=-1)
+        noise(np.zeros((1, 1, 2)), seed=-1)
 
 
 def test_rows() -> None:

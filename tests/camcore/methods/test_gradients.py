@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from gradient_papers import (
+    ALL,
+    PAPERS,
+    SEEDS,
+    SPACES,
+    Formula,
+    by_loops,
+    case,
+    on_a_pooled_head,
+    paper_grad_cam,
+    peer_map,
+    pooled_case,
+    spread,
+    unit_of,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,118 +31,12 @@ from camcore.methods import METHODS, cam, method
 from camcore.methods.gradients import (
     grad_cam,
     grad_cam_elementwise,
-    grad_cam_plus_plus,
     hires_cam,
     layer_cam,
     shapley_cam,
-    smooth_grad_cam_plus_plus,
     xgrad_cam,
 )
-
-SPACES = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
-SEEDS = st.integers(0, 2**32 - 1)
-Flat = list[list[float]]
-
-
-def weighted(weights: list[float], a: Flat) -> list[float]:
-    """sum_k w_k A_k(u), u by u."""
-    return [sum(w * channel[u] for w, channel in zip(weights, a, strict=True)) for u in range(len(a[0]))]
-
-
-def paper_grad_cam(a: Flat, g: Flat) -> list[float]:
-    """Equations 1 and 2 of Selvaraju et al., without the ReLU."""
-    return weighted([sum(row) / len(row) for row in g], a)
-
-
-def paper_grad_cam_plus_plus(a: Flat, g: Flat) -> list[float]:
-    """Equations 19 and 5 of Chattopadhyay et al. without exp(s)."""
-    weights = []
-    for a_k, g_k in zip(a, g, strict=True):
-        total = sum(a_k)
-        alphas = [x**2 / (2 * x**2 + total * x**3) if x > 0 else 0 for x in g_k]
-        weights.append(sum(alpha * max(x, 0) for alpha, x in zip(alphas, g_k, strict=True)))
-    return weighted(weights, a)
-
-
-def code_grad_cam_plus_plus(a: Flat, g: Flat) -> list[float]:
-    """misc/utils.py of the authors: the alphas of positive gradients are made to sum to one."""
-    weights = []
-    for a_k, g_k in zip(a, g, strict=True):
-        total = sum(a_k)
-        alphas = [x**2 / (2 * x**2 + total * x**3) if x > 0 else 0 for x in g_k]
-        one = sum(alphas) or 1
-        weights.append(sum(alpha / one * max(x, 0) for alpha, x in zip(alphas, g_k, strict=True)))
-    return weighted(weights, a)
-
-
-def paper_xgrad_cam(a: Flat, g: Flat) -> list[float]:
-    """Equation 8 of Fu et al."""
-    weights = []
-    for a_k, g_k in zip(a, g, strict=True):
-        total = sum(a_k)
-        weights.append(sum(x * y / total for x, y in zip(a_k, g_k, strict=True)) if total else 0)
-    return weighted(weights, a)
-
-
-def paper_hires_cam(a: Flat, g: Flat) -> list[float]:
-    return [sum(g_k[u] * a_k[u] for a_k, g_k in zip(a, g, strict=True)) for u in range(len(a[0]))]
-
-
-def paper_layer_cam(a: Flat, g: Flat) -> list[float]:
-    return [sum(max(g_k[u], 0) * a_k[u] for a_k, g_k in zip(a, g, strict=True)) for u in range(len(a[0]))]
-
-
-def paper_elementwise(a: Flat, g: Flat) -> list[float]:
-    return [sum(max(g_k[u] * a_k[u], 0) for a_k, g_k in zip(a, g, strict=True)) for u in range(len(a[0]))]
-
-
-Formula = Callable[[np.ndarray, np.ndarray], np.ndarray]
-Paper = Callable[[Flat, Flat], list[float]]
-
-
-def official(features: np.ndarray, gradients: np.ndarray) -> np.ndarray:
-    return grad_cam_plus_plus(features, gradients, variant="official")
-
-
-PAPERS: dict[Formula, Paper] = {
-    grad_cam: paper_grad_cam,
-    grad_cam_plus_plus: paper_grad_cam_plus_plus,
-    official: code_grad_cam_plus_plus,
-    xgrad_cam: paper_xgrad_cam,
-    hires_cam: paper_hires_cam,
-    layer_cam: paper_layer_cam,
-    grad_cam_elementwise: paper_elementwise,
-}
-ALL = pytest.mark.parametrize("formula", PAPERS, ids=lambda f: f.__name__)
-
-
-def case(space: tuple[int, ...], seed: int, *, rectified: bool = True, shape: tuple[int, int, int] = (2, 2, 3)):
-    """Features, a third of them zero where rectified, and gradients of both signs, some exactly zero."""
-    n, targets, channels = shape
-    rng = np.random.default_rng(seed)
-    features = rng.standard_normal((n, channels, *space)) + 0.4
-    gradients = rng.standard_normal((n, targets, channels, *space))
-    gradients[rng.random(gradients.shape) < 0.1] = 0
-    return np.maximum(features, 0) if rectified else features, gradients
-
-
-def by_loops(paper: Paper, features: np.ndarray, gradients: np.ndarray) -> np.ndarray:
-    n, targets, channels = gradients.shape[:3]
-    maps = np.empty((n, targets, *features.shape[2:]))
-    wide = np.broadcast_to(gradients, (n, targets, *features.shape[1:]))
-    for i, t in np.ndindex(n, targets):
-        a = features[i].reshape(channels, -1).tolist()
-        maps[i, t] = np.reshape(paper(a, wide[i, t].reshape(channels, -1).tolist()), features.shape[2:])
-    return maps
-
-
-def spread(unit: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """A gradient that is the same everywhere, written out at every position."""
-    return np.broadcast_to(unit, (*unit.shape[:3], *features.shape[2:])).copy()
-
-
-def unit_of(gradients: np.ndarray) -> np.ndarray:
-    return gradients[(..., *[slice(0, 1)] * (gradients.ndim - 3))]
+from camcore.methods.plusplus import grad_cam_plus_plus, smooth_grad_cam_plus_plus
 
 
 @ALL
@@ -198,83 +105,7 @@ def test_the_second_order_weights_are_the_shapley_values_of_a_quadratic_game() -
     np.testing.assert_allclose(parts, shapley, rtol=1e-12)
 
 
-# Moments
-
-
-def paper_smooth(a: Flat, samples: list[Flat]) -> list[float]:
-    """Omeiza et al., with the second derivative as numerator."""
-    weights = []
-    for k, a_k in enumerate(a):
-        weight = 0.0
-        for u in range(len(a_k)):
-            m1, m2, m3 = (sum(g[k][u] ** p for g in samples) / len(samples) for p in (1, 2, 3))
-            if m1 > 0:
-                weight += m2 / (2 * m2 + sum(a_k) * m3) * m1
-        weights.append(weight)
-    return weighted(weights, a)
-
-
-@settings(deadline=None, max_examples=40)
-@given(space=SPACES, seed=SEEDS, count=st.integers(1, 4))
-def test_smooth_grad_cam_plus_plus_averages_powers(space, seed: int, count: int) -> None:
-    features, _ = case(space, seed)
-    drawn = [np.abs(case(space, seed + i + 1)[1]) * (1 if i % 3 else 0.2) for i in range(count)]
-    drawn[-1][:, :, 0] *= -0.05  # some means negative, but no denominator near zero
-    moments = tuple(np.mean([g**p for g in drawn], axis=0) for p in (1, 2, 3))
-    maps = smooth_grad_cam_plus_plus(features, moments)
-    for i, t in np.ndindex(2, 2):
-        a = features[i].reshape(3, -1).tolist()
-        expected = paper_smooth(a, [g[i, t].reshape(3, -1).tolist() for g in drawn])
-        np.testing.assert_allclose(maps[i, t].ravel(), expected, rtol=1e-9, atol=1e-12)
-
-
-@settings(deadline=None, max_examples=30)
-@given(space=SPACES, seed=SEEDS)
-def test_without_noise_it_is_grad_cam_plus_plus(space, seed: int) -> None:
-    features, gradients = case(space, seed)
-    for g in (gradients, unit_of(gradients)):
-        np.testing.assert_allclose(
-            smooth_grad_cam_plus_plus(features, (g, g**2, g**3)), grad_cam_plus_plus(features, g), rtol=1e-9, atol=1e-12
-        )
-
-
-@pytest.mark.parametrize("size", [1e-4, 1e-10, 1e-15, 1e-25, 1e-30])
-def test_moments_that_underflow_in_float32_lose_nothing(size: float) -> None:
-    features, gradients = case((3, 4), 5)
-    g = (gradients * size).astype(np.float32)
-    moments = (g, g**2, g**3)
-    assert size > 1e-20 or not moments[1].any()
-    maps = smooth_grad_cam_plus_plus(features.astype(np.float32), moments)
-    expected = by_loops(paper_grad_cam_plus_plus, features.astype(np.float32), g.astype(np.float64))
-    assert maps.dtype == np.float32
-    np.testing.assert_allclose(maps, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
-
-
-@pytest.mark.parametrize("options", [{"samples": 9}, {"spread": 1.5}, {"seed": 3}])
-def test_the_noise_is_no_matter_of_the_formula(options: dict[str, float]) -> None:
-    features, g = case((3, 4), 6)
-    moments = (g, g**2, g**3)
-    row = method("smoothgradcam++", **options)
-    changed = row.formula(features=features, moments=moments, **row.options)
-    np.testing.assert_array_equal(changed, smooth_grad_cam_plus_plus(features, moments))
-
-
 # A linear head behind a global average pooling
-
-
-def on_a_pooled_head(name: str, head: LinearHead, features: np.ndarray, classes: np.ndarray, **options) -> np.ndarray:
-    """What a method gives there with the logit as target: ``g = W_c / |S|``, no curvature, noise without effect."""
-    unit = head.weight[classes] / math.prod(features.shape[2:])
-    g = unit.reshape(*unit.shape, *[1] * (features.ndim - 2))
-    have = {"features": features, "gradients": g, "curvature": np.zeros_like(g), "moments": (g, g**2, g**3)}
-    row = method(name, **options)
-    return row.formula(classes=classes, **{need: have[need] for need in row.needs}, **row.options)
-
-
-def pooled_case(space, seed: int) -> tuple[LinearHead, np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    head = LinearHead(rng.standard_normal((4, 3)), rng.standard_normal(4))
-    return head, np.maximum(rng.standard_normal((2, 3, *space)), 0), np.array([[0, 3], [2, 1]])
 
 
 @pytest.mark.parametrize("name", ["gradcam", "xgradcam", "hirescam", "shapleycam", "finercam"])
@@ -306,21 +137,6 @@ def test_class_e2_is_the_positive_part_of_the_weights(name: str, options: dict[s
     maps = on_a_pooled_head(name, head, features, classes, **options) * math.prod(space)
     expected = cam(features, LinearHead(np.maximum(head.weight, 0)), classes)
     np.testing.assert_allclose(maps, expected, rtol=1e-11, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", ["gradcam++", "smoothgradcam++"])
-@settings(deadline=None, max_examples=30)
-@given(space=SPACES, seed=SEEDS)
-def test_class_e3_divides_by_what_the_channel_gives(name: str, space, seed: int) -> None:
-    """sum_k [W_ck]+ / (2 + W_ck F_k) A_k."""
-    head, features, classes = pooled_case(space, seed)
-    pooled = features.mean(axis=tuple(range(2, features.ndim)))
-    maps = on_a_pooled_head(name, head, features, classes)
-    for i, t in np.ndindex(2, 2):
-        row = head.weight[classes[i, t]]
-        weights = [max(w, 0) / (2 + w * f) if w > 0 else 0 for w, f in zip(row, pooled[i], strict=True)]
-        expected = sum(w * a for w, a in zip(weights, features[i], strict=True))
-        np.testing.assert_allclose(maps[i, t], expected, rtol=1e-11, atol=1e-12)
 
 
 def test_the_table_says_which_are_alike() -> None:
@@ -376,15 +192,6 @@ def test_tiny_gradients_of_float32_are_exact(formula: Formula, size: float) -> N
     np.testing.assert_allclose(maps, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("formula", [grad_cam_plus_plus, official], ids=lambda f: f.__name__)
-def test_grad_cam_plus_plus_only_knows_the_product_of_gradient_and_feature(formula: Formula) -> None:
-    """Features twice as large with gradients half as large are the same network; the map is the same map."""
-    features, gradients = case((4, 4), 9)
-    expected = formula(features, gradients)
-    for power in (-40, 60):
-        np.testing.assert_array_equal(formula(features * 2.0**power, gradients * 2.0**-power), expected)
-
-
 @ALL
 @pytest.mark.parametrize("space", [(4,), (3, 3), (2, 2, 2), (1,), (1, 1)])
 def test_zeros_give_zeros(formula: Formula, space: tuple[int, ...]) -> None:
@@ -418,15 +225,6 @@ def test_features_that_are_all_negative(formula: Formula) -> None:
     np.testing.assert_allclose(formula(features, gradients), expected, rtol=1e-9, atol=1e-12)
 
 
-def test_where_the_denominator_is_zero_the_weight_is_zero() -> None:
-    features = np.array([[[-1.0, -1.0]]])  # S = -2
-    gradients = np.array([[[[1.0, 0.5]]]])  # 2 + S g = 0 and 1
-    assert grad_cam_plus_plus(features, gradients).tolist() == [[[-0.5, -0.5]]]
-    assert official(features, gradients).tolist() == [[[-0.5, -0.5]]]
-    moments = (gradients, gradients**2, gradients**3)
-    assert smooth_grad_cam_plus_plus(features, moments).tolist() == [[[-0.5, -0.5]]]
-
-
 def test_features_that_cancel_have_no_average_gradient() -> None:
     features = np.array([[[-1.0, 1.0]]])
     assert xgrad_cam(features, np.array([[[[2.0, 3.0]]]])).tolist() == [[[0, 0]]]
@@ -450,13 +248,6 @@ def test_the_precision_given_is_kept(formula: Formula, kind: type) -> None:
     assert formula(features, unit_of(gradients)).dtype == kind
 
 
-@pytest.mark.parametrize("kind", [np.float32, np.float64])
-def test_moments_of_float64_keep_the_precision_of_the_features(kind: type) -> None:
-    features, g = case((3, 4), 13)
-    assert smooth_grad_cam_plus_plus(features.astype(kind), (g, g**2, g**3)).dtype == kind
-    assert smooth_grad_cam_plus_plus(features.astype(np.float16), (g, g**2, g**3)).dtype == np.float32
-
-
 @ALL
 def test_nan_stays_with_its_image_and_class(formula: Formula) -> None:
     features, gradients = case((3, 3), 14)
@@ -476,12 +267,6 @@ def test_nan_in_the_features_stays_with_its_image(formula: Formula) -> None:
     maps = formula(features, np.abs(gradients) + 0.1)
     assert np.isnan(maps[0, :, 1, 1]).all()
     np.testing.assert_array_equal(maps[1], clean[1])
-
-
-def test_an_unknown_variant_offers_the_known() -> None:
-    features, gradients = case((3,), 0)
-    with pytest.raises(InputError, match=r"variant 'offical' of gradcam\+\+ is not known\. Did you mean 'official'\?"):
-        grad_cam_plus_plus(features, gradients, variant="offical")
 
 
 @ALL
@@ -510,14 +295,6 @@ def test_curvature_and_moments_of_another_layer() -> None:
 # Other libraries, on the same arrays
 
 
-def peer_map(module: str, name: str, features: np.ndarray, gradients: np.ndarray) -> np.ndarray:
-    """pytorch-grad-cam's map of the first class: its functions look at nothing but the arrays."""
-    kind = getattr(pytest.importorskip(f"pytorch_grad_cam.{module}"), name)
-    me = SimpleNamespace()
-    me.get_cam_weights = lambda *given: kind.get_cam_weights(me, *given)
-    return kind.get_cam_image(me, None, None, None, features, gradients[:, 0], False)
-
-
 @pytest.mark.parametrize("space", [(4, 5), (2, 3, 4)])
 @pytest.mark.parametrize(
     ("formula", "module", "name"),
@@ -535,29 +312,3 @@ def test_maps_equal_those_of_pytorch_grad_cam(formula: Formula, module: str, nam
     gradients = np.where(np.abs(gradients) < 0.3, 0, gradients)  # large beside its epsilons
     theirs = peer_map(module, name, features, gradients)
     np.testing.assert_allclose(formula(features, gradients)[:, 0], theirs, rtol=1e-5, atol=1e-5)
-
-
-def test_the_epsilon_of_pytorch_grad_cam_drowns_small_gradients() -> None:
-    """Its Grad-CAM++ adds 1e-6 to a denominator of 2 g^2 + S g^3: at |g| = 1e-4 the paper's weights are lost."""
-    features, gradients = case((7, 7), 17, shape=(1, 1, 16))
-    g = gradients * 1e-4
-    theirs = peer_map("grad_cam_plusplus", "GradCAMPlusPlus", features, g)
-    exact = by_loops(paper_grad_cam_plus_plus, features, g)
-    np.testing.assert_allclose(grad_cam_plus_plus(features, g), exact, rtol=1e-9)
-    assert np.abs(theirs).max() < 0.1 * np.abs(exact).max()
-
-
-def test_torchcam_leaves_out_the_denominator() -> None:
-    """Its GradCAMpp divides a copy in place: weights of sum g^2 ReLU(g), the paper's without 2 g^2 + S g^3."""
-    torch = pytest.importorskip("torch")
-    kind = pytest.importorskip("torchcam.methods").GradCAMpp
-    features, gradients = case((4, 5), 18, shape=(2, 1, 3))
-    me = SimpleNamespace(
-        _backprop=lambda *given: None, hook_a=[torch.tensor(features)], hook_g=[torch.tensor(gradients[:, 0])]
-    )
-    theirs = kind._get_weights(me, 0, None)[0].numpy()
-    np.testing.assert_allclose(theirs, (np.maximum(gradients[:, 0], 0) ** 3).sum(axis=(2, 3)), rtol=1e-12)
-    paper = by_loops(paper_grad_cam_plus_plus, features, gradients)
-    np.testing.assert_allclose(grad_cam_plus_plus(features, gradients), paper, rtol=1e-10, atol=1e-12)
-    wrong = np.einsum("nc,nchw->nhw", theirs, features)
-    assert np.abs(wrong / wrong.max() - paper[:, 0] / paper.max()).max() > 0.05

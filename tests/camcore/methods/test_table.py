@@ -63,12 +63,12 @@ def test_every_formula_gives_maps_of_the_classes_of_each_image(name: str, space:
     features, gradients = rng.random((2, 3, *space)), rng.standard_normal((2, 2, 3, *space))
     scene = Scene(rng.random((1, *(2 * n for n in space))), features[0], gradients[0, 0])
     given = {
+        "images": rng.random((2, 1, 9, 9)),
         "features": features,
         "head": LinearHead(rng.standard_normal((7, 3))),
         "gradients": gradients,
         "curvature": gradients,
         "moments": (gradients, gradients**2, gradients**3),
-        "values": rng.random((2, 2)),
     }
     arrays: dict[str, Any] = {need: given[need] for need in row.needs & set(given)}
     if row.probe is not None:
@@ -80,6 +80,7 @@ def test_every_formula_gives_maps_of_the_classes_of_each_image(name: str, space:
 
 def test_the_methods_that_a_reader_looks_for_are_there() -> None:
     names = {"cam", "gradcam", "gradcam++", "smoothgradcam++", "xgradcam", "hirescam", "layercam", "finercam"}
+    names |= {"ablationcam", "liftcam", "reciprocam", "scorecam", "sscam", "iscam", "groupcam"}
     names |= {"gradcam-elementwise", "shapleycam", "eigencam", "eigengradcam", "kpcacam", "activationmap", "fem"}
     assert names | {"random"} <= set(METHODS)
 
