@@ -8,7 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from camcore import Evidence, Explanation, InputError, InputSpec, Layer, LinearHead, Preprocess, Tap, Target, choose_classes
+from camcore import (
+    Evidence,
+    Explanation,
+    InputError,
+    InputSpec,
+    Layer,
+    LinearHead,
+    Preprocess,
+    Tap,
+    Target,
+    choose_classes,
+)
 
 
 def values(*shape: int, seed: int = 0) -> np.ndarray:

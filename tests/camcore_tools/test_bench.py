@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import time
 
+import numpy as np
 import pytest
 from camcore_tools.bench import alternate
 from camcore_tools.cli import main
@@ -27,3 +29,23 @@ def test_table(capsys: pytest.CaptureFixture[str]) -> None:
 def test_unknown_network(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--networks", "resnet49"]) == 2
     assert "torchvision has no such network" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_methods_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "methods", "--rounds", "1", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    table = document["ResNet-50 in PyTorch, batch 1"]
+    assert table["ratio"]["plain forward pass"] == 1.0
+    assert table["ms"]["camcore gradcam"] > 0
+    assert document["Score-CAM, ResNet-18 in ONNX Runtime"]["MiB above the loaded model"]["camcore scorecam"] >= 0
+
+
+def test_peak_memory_sees_what_grew() -> None:
+    from camcore_tools.bench_methods import peak_memory
+
+    with peak_memory() as grown:
+        block = np.ones(16 << 20)
+        time.sleep(0.05)
+    assert grown[0] == 0 or grown[0] > 100
+    assert block[0] == 1

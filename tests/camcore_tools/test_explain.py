@@ -108,3 +108,75 @@ def test_pytorch_factory(picture: Path, tmp_path: Path, monkeypatch: pytest.Monk
     words = ["explain", "--torch", "mine:make", str(picture), "--size", "32x32", "-o", str(tmp_path / "out")]
     assert main(words) == 0
     assert json.loads((tmp_path / "out" / "result.json").read_text())["layer"] == "1"
+
+
+def explain(model: Path, picture: Path, output: Path, *words: str) -> int:
+    return main(["explain", str(model), str(picture), "--preprocess", "unit", "-o", str(output), *words])
+
+
+def test_several_methods_get_folders_of_their_own(
+    model: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert explain(model, picture, tmp_path / "out", "--method", "gradcam,xgradcam,layercam,scorecam") == 0
+    text = capsys.readouterr()
+    assert text.err.count("note:") == 1
+    assert "xgradcam and gradcam give the same raw map" in text.err
+    maps = {n: np.load(tmp_path / "out" / n / "maps.npz")["maps"] for n in ("gradcam", "xgradcam", "layercam")}
+    np.testing.assert_allclose(maps["gradcam"], maps["xgradcam"], rtol=1e-5, atol=1e-6)
+    assert not np.allclose(maps["gradcam"], maps["layercam"])
+    assert json.loads((tmp_path / "out" / "scorecam" / "result.json").read_text())["method"] == "scorecam"
+
+
+def test_several_methods_as_json(
+    model: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert explain(model, picture, tmp_path / "out", "--method", "cam,fem", "--json") == 0
+    assert list(json.loads(capsys.readouterr().out)) == ["cam", "fem"]
+
+
+@pytest.mark.parametrize("name", camcore.METHODS)
+def test_every_method_by_its_name(model: Path, picture: Path, tmp_path: Path, name: str) -> None:
+    options = ["--option", "samples=2"] if "samples" in camcore.METHODS[name].options else []
+    assert explain(model, picture, tmp_path / "out", "--method", name, *options) == 0
+    maps = np.load(tmp_path / "out" / "maps.npz")["maps"]
+    expected = camcore.explainer(model, method=name, preprocess="unit", **({"samples": 2} if options else {}))
+    np.testing.assert_allclose(maps, expected(str(picture)).maps, rtol=1e-5, atol=1e-6)
+
+
+def test_target_smoothing_and_options(model: Path, picture: Path, tmp_path: Path) -> None:
+    words = ["--method", "gradcam++", "--option", "variant=official", "--target", "probability", "--smooth", "flip"]
+    assert explain(model, picture, tmp_path / "out", *words) == 0
+    maps = np.load(tmp_path / "out" / "maps.npz")["maps"]
+    ex = camcore.explainer(
+        model, method="gradcam++", variant="official", target="probability", smoothing="flip", preprocess="unit"
+    )
+    np.testing.assert_allclose(maps, ex(str(picture)).maps, rtol=1e-5, atol=1e-7)
+
+
+def test_layers_are_fused(model: Path, picture: Path, tmp_path: Path) -> None:
+    words = ["--method", "eigencam", "--layer", "conv", "--layer", "relu", "--fusion", ".4,.6", "--scaling", "tanh"]
+    assert explain(model, picture, tmp_path / "out", *words) == 0
+    document = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert document["layer"] == "conv, relu"
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--method", "gradcamm"], "method 'gradcamm' is not known. Did you mean 'gradcam'"),
+        (["--method", "gradcam", "--option", "variant=x"], "method 'gradcam' has no option 'variant'. It has none."),
+        (["--method", "gradcam++", "--option", "variant=x"], "variant"),
+        (["--method", "gradcam", "--target", "odds"], "target 'odds' is not known"),
+        (["--method", "eigencam", "--target", "probability"], "has no effect on eigencam, which looks at no score"),
+        (["--method", "gradcam", "--target", "difference:9"], "the model has 4 classes"),
+        (["--method", "gradcam", "--layer", "conv"], "which onnx models do not give"),
+        (["--method", "eigencam", "--layer", "conv", "--layer", "relu", "--fusion", "1"], "fusion weights"),
+        (["--method", "eigencam", "--layer", "conv", "--layer", "relu", "--fusion", "sum"], "fusion 'sum'"),
+        (["--method", ","], "no method was named"),
+    ],
+)
+def test_wrong_words(
+    model: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], text: str
+) -> None:
+    assert explain(model, picture, tmp_path / "out", *words) == 2
+    assert text in capsys.readouterr().err

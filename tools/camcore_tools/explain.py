@@ -186,6 +186,8 @@ def open_explainers(args: argparse.Namespace, model: Any) -> dict[str, Explainer
     options = {} if args.threads is None or args.torch else {"threads": args.threads}
     backend = open_backend(model, device=args.device, **options)
     names = list(dict.fromkeys(name for name in args.method.split(",") if name))
+    if not names:
+        raise InputError(f"no method was named in --method {args.method!r}; camcore methods lists them")
     explainers = {
         name: Explainer(
             backend,
@@ -200,8 +202,9 @@ def open_explainers(args: argparse.Namespace, model: Any) -> dict[str, Explainer
         )
         for name in names
     }
+    rule = _rule(args, backend.preprocess)
     for explainer in explainers.values():
-        explainer.preprocess = _rule(args, explainer.preprocess)
+        explainer.preprocess = rule
     return explainers
 
 
