@@ -22,8 +22,9 @@ __all__ = ["Point", "Study", "make_study", "value_at"]
 class Point:
     """A value of the forward pass.
 
-    Counting from ``place`` on, it is result ``result`` of operation ``offset``; with no offset it is what the module
-    at ``place`` returns.
+    After ``place``, it is result ``result`` of an operation ``func``, before which come ``offset`` others of the same
+    ``func``: other operations are not counted, since autograd puts some in. With no offset it is what the module at
+    ``place`` returns.
     """
 
     place: Place
@@ -138,15 +139,15 @@ def _point(record: Recorder, events: list[Event], value: int) -> Point:
     index = record.producer[value]
     event = max((e for e in events if e.index <= index), key=lambda e: e.index)
     call = record.calls[index]
-    return Point(Place(event.path, event.kind, event.nth), index - event.index, call.func, call.results.index(value))
+    before = sum(c.func is call.func for c in record.calls[event.index : index])
+    return Point(Place(event.path, event.kind, event.nth), before, call.func, call.results.index(value))
 
 
 def value_at(record: Recorder, point: Point) -> int | None:
     """The number of the features in a tail record; None if the network did something else this time."""
     assert point.offset is not None  # recording starts before the value is made
-    if len(record.calls) <= point.offset or record.calls[point.offset].func is not point.func:
-        return None
-    return record.calls[point.offset].results[point.result]
+    alike = [call for call in record.calls if call.func is point.func]
+    return alike[point.offset].results[point.result] if point.offset < len(alike) else None
 
 
 def _name(value: int | None, modules: dict[str, int], record: Recorder) -> str:

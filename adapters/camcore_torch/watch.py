@@ -48,15 +48,16 @@ class Sight:
 class _Counter(TorchDispatchMode):
     """Counts operations, and takes the results that are waited for."""
 
-    def __init__(self, grad: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.grad, self.count = grad, 0
-        self.wanted: dict[int, list[tuple[Point, Sight]]] = {}
+        self.counts: dict[Any, int] = {}
+        self.wanted: dict[tuple[Any, int], list[tuple[Point, Sight]]] = {}
         self.open: list[tuple[Tensor, Sight]] = []
 
     def expect(self, point: Point, sight: Sight) -> None:
         """``point`` is counted from here."""
-        self.wanted.setdefault(self.count + (point.offset or 0), []).append((point, sight))
+        index = self.counts.get(point.func, 0) + (point.offset or 0)
+        self.wanted.setdefault((point.func, index), []).append((point, sight))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -66,14 +67,13 @@ class _Counter(TorchDispatchMode):
         if self.open:
             self.settle(tree_leaves((args, kwargs)))
         out = func(*args, **kwargs)
-        for point, sight in self.wanted.pop(self.count, ()):
-            self._take(point, sight, func, out)
-        self.count += 1
+        count = self.counts.get(func, 0)
+        for point, sight in self.wanted.pop((func, count), ()):
+            self._take(point, sight, out)
+        self.counts[func] = count + 1
         return out
 
-    def _take(self, point: Point, sight: Sight, func: Any, out: Any) -> None:
-        if func is not point.func:
-            return  # the network took another way; the sight stays empty
+    def _take(self, point: Point, sight: Sight, out: Any) -> None:
         tensor = [t for t in tree_leaves(out) if isinstance(t, Tensor)][point.result]
         sight.value, sight.tensor = tensor.detach().clone(), tensor
         self.open.append((tensor, sight))
@@ -125,7 +125,8 @@ class _Watch:
         for point, sight in points:
             if point.offset is None:
                 self._see(sight, values, new)
-            else:
+        for point, sight in points:  # afterwards, for what is done here must not be counted
+            if point.offset is not None:
                 self.start()
                 self.counter.expect(point, sight)
         return new if self.grad else None
@@ -179,7 +180,7 @@ def watching(
     insist : bool
         Build it also where the network itself says ``no_grad``.
     """
-    counter = _Counter(grad)
+    counter = _Counter()
     watch, sights = _Watch(grad, counter, insist), [Sight() for _ in points]
     places: dict[Place, list[tuple[Point, Sight]]] = {}
     for point, sight in zip(points, sights, strict=True):
