@@ -5,8 +5,8 @@ import time
 
 import numpy as np
 import pytest
-from camcore_tools.bench import alternate
 from camcore_tools.cli import main
+from camcore_tools.timing import alternate
 
 
 def test_calls_alternate() -> None:

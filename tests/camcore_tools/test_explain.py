@@ -125,6 +125,11 @@ def test_several_methods_get_folders_of_their_own(
     np.testing.assert_allclose(maps["gradcam"], maps["xgradcam"], rtol=1e-5, atol=1e-6)
     assert not np.allclose(maps["gradcam"], maps["layercam"])
     assert json.loads((tmp_path / "out" / "scorecam" / "result.json").read_text())["method"] == "scorecam"
+    with (
+        Image.open(tmp_path / "out" / "picture.png") as sheet,
+        Image.open(tmp_path / "out" / "gradcam" / "picture.png") as one,
+    ):
+        assert sheet.size == (one.width, 4 * one.height)
 
 
 def test_several_methods_as_json(

@@ -7,9 +7,6 @@ Random weights, the calls back to back as a user makes them. Peers that are not 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,11 +15,10 @@ import numpy as np
 
 from camcore.errors import InputError, MissingPackage
 from camcore_tools.console import Progress, columns, print_json
+from camcore_tools.timing import Run, alternate
 
 SUMMARY = "time this library beside plain inference and other CAM libraries"
 NETWORKS = ("resnet50", "mobilenet_v2")
-_BACK_TO_BACK = 3
-Run = Callable[[], Any]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -157,31 +153,6 @@ def _torchcam(model: Any, layer: str, tensor: Any) -> dict[str, Run]:
             return extractor(scores.argmax(1).tolist(), scores)
 
     return {"torchcam, top 1": explain}
-
-
-def alternate(
-    runs: dict[str, Run], rounds: int, bar: Progress | None = None, *, turns: int = _BACK_TO_BACK
-) -> dict[str, float]:
-    """Median seconds of a call of each: in every round each takes its turn, so that a slow moment hits all alike.
-
-    A turn is a call that does not count, since the workers of the one before still spin, and then a few back to back,
-    as a user makes them.
-    """
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, call in runs.items():
-            if turns > 1:
-                call()
-            times[name] += [timed(call) for _ in range(turns)]
-        if bar is not None:
-            bar.step()
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def timed(call: Run) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def _ratios(seconds: dict[str, float]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 
 import camcore
-from camcore_tools.bench import alternate, timed
 from camcore_tools.console import Progress, columns
+from camcore_tools.timing import Run, alternate, timed
 
 __all__ = ["measure", "print_table"]
 
-Run = Callable[[], Any]
 _SIZE = 224
 
 

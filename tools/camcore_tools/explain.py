@@ -27,6 +27,7 @@ from camcore.pictures import Picture, find_pictures, load_picture
 from camcore.preprocess import PRESETS, Preprocess, preprocess
 from camcore.results import ResultFolder
 from camcore.smoothing import SMOOTHINGS
+from camcore_tools.compare import stack_sheets
 from camcore_tools.console import Progress, note, print_json, safe
 from camcore_tools.sources import add_model_options, open_model
 
@@ -65,8 +66,8 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
         "--method",
         default="auto",
         metavar="NAME[,NAME]",
-        help="see camcore methods; each of several gets a folder of its own (auto: cam where the head allows it, "
-        "else gradcam)",
+        help="see camcore methods; each of several gets a folder, and all share a sheet "
+        "(auto: cam where the head allows it, else gradcam)",
     )
     parser.add_argument(
         "--option",
@@ -154,12 +155,16 @@ def run(args: argparse.Namespace) -> int:
     paths = find_pictures(args.images)
     explainers = open_explainers(args, model)
     documents: dict[str, Any] = {}
+    sheets: list[list[Path]] = []
     failed = 0
     for name, explainer in explainers.items():
         folder = Path(args.output) / name if len(explainers) > 1 else Path(args.output)
-        document, left_out = _explain(explainer, paths, folder, args, quiet=args.json or bool(documents))
-        documents[name], failed = document, max(failed, left_out)
-    _note_alike(explainers)
+        results, left_out = _explain(explainer, paths, folder, args, quiet=args.json or bool(documents))
+        documents[name], failed = results.document(), max(failed, left_out)
+        sheets.append(results.files)
+    if len(explainers) > 1:
+        stack_sheets(sheets, Path(args.output))
+        _note_alike(explainers)
     if args.json:
         print_json(documents if len(documents) > 1 else next(iter(documents.values())))
     else:
@@ -169,8 +174,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _explain(
     explainer: Explainer, paths: list[Path], folder: Path, args: argparse.Namespace, *, quiet: bool
-) -> tuple[Any, int]:
-    """Explain all pictures with one method; gives the document and how many could not be."""
+) -> tuple[ResultFolder, int]:
+    """Explain all pictures with one method; gives what was written and how many could not be."""
     failed = 0
     with ResultFolder(folder, top=args.top, **_style(args)) as results, Progress(len(paths), "explaining") as bar:
         explainer.report = lambda done, total: bar.step(0, f"{done}/{total} runs")
@@ -178,7 +183,7 @@ def _explain(
             chosen = paths[start : start + _BATCH]
             failed += _batch(explainer, chosen, args, results, quiet)
             bar.step(len(chosen))
-    return results.document(), failed
+    return results, failed
 
 
 def open_explainers(args: argparse.Namespace, model: Any) -> dict[str, Explainer]:
