@@ -17,7 +17,7 @@ from camcore.fuse import Fusion, fuse
 from camcore.head import LinearHead
 from camcore.methods.probes import Scene
 from camcore.plan import Plan, Route
-from camcore.scores import Classes
+from camcore.scores import Classes, top_count
 from camcore.smoothing import Smoothing
 from camcore.targets import Aim, Target
 
@@ -28,6 +28,9 @@ Report = Callable[[int, int], None]
 
 # Perturbed features of one image that are held at a time.
 TAIL_BYTES = 64 << 20
+
+# Classes whose gradients, each as large as the features, are held at a time.
+CLASSES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +76,39 @@ class Work:
 
 
 def apply(work: Work, images: Floats, classes: Classes) -> Maps:
-    """The maps of one batch, smoothed where that was asked for."""
+    """The maps of one batch, smoothed where that was asked for.
+
+    Gradients that are no closed form are taken of at most ``CLASSES`` classes at a time.
+    """
+    if _may_be_many(work, classes):
+        chosen = _choose(work, images, classes)
+        if chosen.shape[1] > CLASSES:
+            return _in_parts(work, images, chosen)
+        classes = chosen
     seen = _observe(work, images, classes)
     plain = _maps(work, images, seen)
     if work.smoothing is None:
         return plain
     return replace(plain, maps=_smoothed(work, images, plain, _aim(work, seen[0])))
+
+
+def _may_be_many(work: Work, classes: Classes) -> bool:
+    """Whether gradients are wanted of more classes than should be held at once, or of an unknown number."""
+    if all(r.closed for r in work.plan.routes) or not work.plan.method.needs & {"gradients", "curvature", "moments"}:
+        return False
+    if classes is None or isinstance(classes, str):
+        return classes == "all" or top_count(classes) > CLASSES
+    return np.ndim(classes) == 2 and np.shape(classes)[1] > CLASSES
+
+
+def _choose(work: Work, images: Floats, classes: Classes) -> NDArray[np.int64]:
+    """The (N, T) classes, from a pass for the scores alone."""
+    return work.backend.observe(images, needs=frozenset(), classes=classes, labels=work.labels)[0].classes
+
+
+def _in_parts(work: Work, images: Floats, classes: NDArray[np.int64]) -> Maps:
+    parts = [apply(work, images, classes[:, i : i + CLASSES]) for i in range(0, classes.shape[1], CLASSES)]
+    return replace(parts[0], maps=np.concatenate([part.maps for part in parts], axis=1), classes=classes)
 
 
 def _smoothed(work: Work, images: Floats, plain: Maps, aim: Aim) -> Floats:
@@ -113,7 +143,7 @@ def _asked(work: Work, route: Route) -> frozenset[str]:
         return frozenset({"class_maps"}) | (frozenset() if work.checked else row.needs)
     if route.closed:
         return frozenset({"features", "head"})
-    return row.needs & {"features", "head", "gradients", "curvature"}
+    return row.needs & {"features", "head", "gradients", "curvature", "contributions"}
 
 
 def _maps(work: Work, images: Floats, seen: Sequence[Evidence]) -> Maps:
@@ -147,6 +177,8 @@ def _layer_maps(work: Work, route: Route, images: Floats, evidence: Evidence) ->
         given["images"] = images.astype(np.float32, copy=False)
     with np.errstate(over="ignore", invalid="ignore"):  # float16 features may hold inf: the check has spoken
         given |= _gradients(work, route, images, evidence, _aim(work, evidence, work.plan.sloped))
+        if "contributions" in row.needs:
+            given["contributions"] = _contributions(route, evidence, aim)
         if row.probe is not None:
             given["responses"] = _responses(work, route, images, evidence, aim, given.get("gradients"))
         maps: Floats = row.formula(classes=evidence.classes, **given, **row.options)
@@ -177,6 +209,13 @@ def _gradients(work: Work, route: Route, images: Floats, evidence: Evidence, aim
         known = gradients if easy else None
         given["moments"] = _moments(work, route, images, evidence, aim) if known is None else closed_form.moments(known)
     return {name: value for name, value in given.items() if name in needs}
+
+
+def _contributions(route: Route, evidence: Evidence, aim: Aim) -> Floats | None:
+    if not route.closed:
+        return evidence.contributions
+    assert isinstance(evidence.head, LinearHead)  # the planner has seen to that
+    return closed_form.contributions(evidence.head, evidence.need_features(), aim)
 
 
 def _moments(work: Work, route: Route, images: Floats, evidence: Evidence, aim: Aim) -> tuple[Floats, ...]:

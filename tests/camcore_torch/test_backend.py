@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -243,3 +244,23 @@ def test_an_output_that_is_not_there(output: str | int) -> None:
 
     with pytest.raises(InputError, match="without a tensor of scores; say which with output="):
         camcore.explainer(Two(TAILS["mean of two axes"]), output=output)(images())
+
+
+def test_gradients_of_many_classes_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many copies of the features as classes would not fit; the maps are those of each class alone."""
+    model, x = Small(TAILS["mean of two axes"], classes=11), images(2, 24)
+    asked: list[tuple[int, ...]] = []
+    observe = TorchBackend.observe
+
+    def watched(self: TorchBackend, given: Any, **options: Any) -> Any:
+        seen = observe(self, given, **options)
+        if "gradients" in options["needs"]:
+            asked.append(seen[0].gradients.shape[:2])
+        return seen
+
+    monkeypatch.setattr(TorchBackend, "observe", watched)
+    out = camcore.explainer(model, method="layercam", layer="norm")(x, "all")
+    assert asked == [(2, 8), (2, 3)]
+    assert out.maps.shape[:2] == (2, 11)
+    alone = camcore.explainer(model, method="layercam", layer="norm")(x, out.classes[:, [9]])
+    np.testing.assert_allclose(out.maps[:, [9]], alone.maps, rtol=1e-5, atol=1e-7)
