@@ -1,4 +1,4 @@
-"""What a pooled head tells without running anything: gradients, curvature, and the answers to probes.
+"""What a pooled head tells without running anything: gradients, curvature, contributions, answers to probes.
 
 With ``F`` the means of the features over their ``|S|`` positions and a target ``y = h(F)``, the gradient with respect
 to the features is ``h_k / |S|`` at every position, so it is kept with spatial axes of length one.
@@ -16,7 +16,7 @@ from camcore.head import LinearHead, NormHead, global_mean
 from camcore.methods.probes import Probe
 from camcore.targets import Aim
 
-__all__ = ["curvature", "gradients", "moments", "responses"]
+__all__ = ["contributions", "curvature", "gradients", "moments", "responses"]
 
 Floats = NDArray[np.floating[Any]]
 Head = LinearHead | NormHead
@@ -36,6 +36,15 @@ def curvature(head: Head, features: Floats, aim: Aim) -> Floats:
     pooled = global_mean(features)
     bent = head.pull(pooled, aim.bend(head.growth(pooled))) + head.bend(pooled, aim.slopes())
     return _spread(bent, features)
+
+
+def contributions(head: LinearHead, features: Floats, aim: Aim) -> Floats:
+    """What each channel gives a target that is linear in the scores, (N, T, C): its slope times its mean.
+
+    DeepLIFT, ablation of one channel and Shapley values all come to this on a linear head.
+    """
+    parts = _slopes(head, features, aim) * global_mean(features)[:, None]
+    return parts.astype(np.result_type(features.dtype, np.float32), copy=False)
 
 
 def moments(gradient: Floats) -> tuple[Floats, Floats, Floats]:

@@ -121,6 +121,9 @@ class Evidence:
         Of the target of each class with respect to the features.
     curvature : (N, T, C, *S) ndarray or None
         The Hessian of the target, times the features.
+    contributions : (N, T, C) ndarray or None
+        What each channel gives the target of each class, by DeepLIFT: their sum is what the target loses with all of
+        the layer set to zero.
     """
 
     scores: Floats
@@ -130,6 +133,7 @@ class Evidence:
     class_maps: Floats | None = None
     gradients: Floats | None = None
     curvature: Floats | None = None
+    contributions: Floats | None = None
 
     def need_features(self) -> Floats:
         """The features, which the backend must give where they were asked for."""
@@ -146,7 +150,7 @@ class Backend(Protocol):
     """True where weights cannot change between calls, so that what was checked once holds."""
     gives: frozenset[str]
     """Out of ``features``, ``head``, ``class_maps`` (summed where the features are), ``gradients``, ``curvature``,
-    ``tail`` and ``model``."""
+    ``contributions``, ``tail`` and ``model``."""
     labels: tuple[str, ...] | None
     preprocess: Preprocess | None
     input: InputSpec

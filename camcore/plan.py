@@ -18,7 +18,7 @@ __all__ = ["Plan", "Route", "alike", "costs", "make_plan", "obstacle", "possible
 AUTO = ("cam", "gradcam")
 
 # Needs that a pooled head answers without running anything.
-CLOSED = frozenset({"gradients", "curvature", "moments", "tail"})
+CLOSED = frozenset({"gradients", "curvature", "moments", "contributions", "tail"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,8 @@ class Route:
     tap : Tap
     way : str
         ``"closed form"``: from the features and the head; ``"gradient"``: by differentiating the network behind the
-        layer; ``"tail runs"``: by running that; ``"model runs"``: by running the whole network.
+        layer; ``"contributions"``: by a DeepLIFT pass of that; ``"tail runs"``: by running it; ``"model runs"``: by
+        running the whole network.
     closed : bool
         Whether what the method needs of the tail comes from the head.
     """
@@ -100,6 +101,8 @@ def _extras(row: Method, route: Route) -> list[str]:
     extras = []
     if not route.closed and row.needs & {"gradients", "curvature"}:
         extras.append("a backward pass of the tail")
+    if "contributions" in row.needs and not route.closed:
+        extras.append("a DeepLIFT pass of the tail")
     if "moments" in row.needs and not route.closed:
         extras.append(f"{row.options.get('samples', 'several')} forward and backward passes of noisy copies")
     if row.probe is not None and not (route.closed and row.probe.where == "tail"):
@@ -122,6 +125,11 @@ def obstacle(row: Method, tap: Tap, backend: Backend, aim: Target | None = None)
     """Why ``row`` cannot be computed at ``tap``; empty where it can."""
     if "head" in row.needs and not isinstance(tap.head, LinearHead):
         return tap.linear_obstacle
+    if "contributions" in row.needs and aim is not None and not aim.linear:
+        return (
+            f"it shares the target out among the channels by DeepLIFT, which does so for the scores and what is linear "
+            f"in them; {aim.name!r} is not. Take target 'logit', 'difference' or 'finer'."
+        )
     if is_closed(row, tap, aim):
         return _lacking(row.needs - CLOSED - {"images"}, backend)
     missing = _lacking(_run_needs(row), backend)
@@ -139,6 +147,7 @@ def _lacking(needs: frozenset[str], backend: Backend) -> str:
     missing -= {"curvature"} if "gradients" in missing else set()
     words = {
         "gradients": "gradients of the network behind the layer",
+        "contributions": "DeepLIFT passes through the network behind the layer",
         "tail": "runs of the network behind the layer",
         "model": "runs of the whole network",
     }
@@ -161,7 +170,7 @@ def is_closed(row: Method, tap: Tap, aim: Target | None = None) -> bool:
     if tap.head is None or not row.needs & CLOSED:
         return False
     linear = isinstance(tap.head, LinearHead)
-    if "moments" in row.needs:
+    if row.needs & {"moments", "contributions"}:
         return linear and (aim is None or aim.linear)
     return "tail" not in row.needs or row.probe is None or _answers(row, linear)
 
@@ -251,7 +260,8 @@ def _route(row: Method, tap: Tap, layer: str | None, aim: Target) -> Route:
         return Route(layer, tap, "model runs", easy)
     if easy or not row.needs & CLOSED:
         return Route(layer, tap, "closed form", easy)
-    return Route(layer, tap, "tail runs" if "tail" in row.needs else "gradient", False)
+    ways = {"tail": "tail runs", "contributions": "contributions"}
+    return Route(layer, tap, next((way for need, way in ways.items() if need in row.needs), "gradient"), False)
 
 
 def _at_once(routes: Sequence[Route], row: Method, backend: Backend) -> tuple[Route, ...]:

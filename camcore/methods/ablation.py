@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camcore.errors import InputError, suggest
-from camcore.head import LinearHead, global_mean
+from camcore.head import global_mean
 from camcore.methods.probes import Probe, Scene
 from camcore.methods.table import Method, register
-from camcore.methods.weights import cam, combine
+from camcore.methods.weights import combine
 from camcore.products import product
 
 __all__ = ["ablation_cam", "lift_cam", "recipro_cam"]
@@ -100,46 +100,40 @@ def _pooled_without_channels(features: Floats, **_: Any) -> Floats:
     return pooled
 
 
-def lift_cam(features: Floats, head: LinearHead, classes: Classes = None) -> Floats:
-    """LIFT-CAM before its ReLU: each channel weighted by its DeepLIFT contribution to the score.
+def lift_cam(features: Floats, contributions: Floats, classes: Classes = None) -> Floats:
+    """LIFT-CAM before its ReLU: each channel weighted by its DeepLIFT contribution to the target.
 
-    ``M(u) = sum_k W_ck F_k A_k(u)``, with F_k the mean of A_k.
+    ``M(u) = sum_k a_k A_k(u)`` with ``a_k = sum_u m_k(u) A_k(u)``, where m are the DeepLIFT multipliers of whatever
+    follows the layer, and features of zero the reference.
 
-    The paper takes the contribution of a channel from one DeepLIFT pass through whatever follows the layer, with
-    features of zero as the reference. Here it is defined for a linear head behind a global average pooling, where
-    that pass is exact: channel k contributes its weight times its mean F_k, and the bias cancels. These are then
-    Shapley values too, and the weights of Ablation-CAM. For other tails the method is not offered.
+    The contributions of all channels together are what the target loses when the whole layer is set to zero. On a
+    linear head behind a global average pooling channel k contributes its weight times its mean, ``W_ck F_k``; these
+    are then Shapley values too, and the weights of Ablation-CAM.
 
     Parameters
     ----------
     features : (N, C, *S) ndarray
-        The tensor that the global average pooling reads.
-    head : LinearHead
+    contributions : (N, T, C) ndarray
     classes : (N, T) integer ndarray, optional
-        All K where absent.
+        Not used: the contributions know.
 
     Returns
     -------
     (N, T, *S) ndarray
-        It is of second degree in the features, so float32 features
-        below about 1e-19 give zeros.
-
-    Raises
-    ------
-    InputError
-        If the features do not have the head's channels.
+        It is of second degree in the features, so float32 features below about 1e-19 give zeros.
 
     References
     ----------
-    H. Jung and Y. Oh, "Towards better explanations of class activation mapping", ICCV 2021, arXiv:2102.05228
+    H. Jung and Y. Oh, "Towards better explanations of class activation mapping", ICCV 2021, arXiv:2102.05228.
+    It explains scores; so targets that are not linear in the scores are refused here, for DeepLIFT has no one rule
+    for them.
 
     Examples
     --------
-    >>> lift_cam(np.array([[[1.0, 3.0], [0.0, 2.0]]]), LinearHead([[1.0, 10.0]]))
+    >>> lift_cam(np.array([[[1.0, 3.0], [0.0, 2.0]]]), np.array([[[2.0, 10.0]]]))
     array([[[ 2., 26.]]])
     """
-    pooled = global_mean(features)
-    return cam(features * pooled.reshape(*pooled.shape, *(1 for _ in features.shape[2:])), head, classes)
+    return combine(contributions.astype(_precision(features), copy=False), features)
 
 
 def recipro_cam(features: Floats, responses: Floats, classes: Classes = None, *, kernel: str = "pixel") -> Floats:
@@ -238,10 +232,10 @@ register(
     Method(
         name="liftcam",
         formula=lift_cam,
-        needs=frozenset({"features", "head"}),
+        needs=frozenset({"features", "contributions"}),
         rectifies=True,
         paper="arXiv:2102.05228",
-        summary="features weighted by each channel's DeepLIFT contribution to the score",
+        summary="features weighted by each channel's DeepLIFT contribution to the target",
         alike="E4",
     )
 )

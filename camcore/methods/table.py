@@ -16,7 +16,7 @@ from camcore.methods.probes import Probe
 __all__ = ["METHODS", "Method", "method", "register"]
 
 Floats = NDArray[np.floating[Any]]
-NEEDS = frozenset({"images", "features", "head", "gradients", "curvature", "moments", "tail", "model"})
+NEEDS = frozenset({"images", "features", "head", "gradients", "curvature", "moments", "contributions", "tail", "model"})
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ class Method:
         Out of ``images`` (N, C0, *S0), as the model takes them, in float32; ``features`` (N, C, *S); ``head``;
         ``gradients`` (N, T, C, *S), or with spatial axes of length one where they are the same everywhere;
         ``curvature``, the Hessian times the features, shaped alike; ``moments``, the means of the gradients, their
-        squares and cubes over noisy copies of the image; ``tail`` and ``model``: runs of the network behind the layer,
-        or of all of it.
+        squares and cubes over noisy copies of the image; ``contributions`` (N, T, C), what each channel gives the
+        target, by DeepLIFT, compared with features of zero; ``tail`` and ``model``: runs of the network behind the
+        layer, or of all of it.
     rectifies : bool
         Whether the heatmap starts from ReLU(map); the raw map never does.
     paper : str

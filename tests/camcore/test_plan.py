@@ -13,7 +13,7 @@ from camcore import METHODS, HeadNotFound, InputError, LinearHead, Method, Metho
 from camcore.plan import alike, costs, make_plan, obstacle, possible
 
 GIVES = frozenset({"features", "head", "tail", "model"})
-ALL = GIVES | {"gradients", "curvature"}
+ALL = GIVES | {"gradients", "curvature", "contributions"}
 NORM = NormHead(values(5, 4), values(5, seed=1))
 
 
@@ -71,6 +71,7 @@ class TestWays:
             ("smoothgradcam++", "gradient"),
             ("eigengradcam", "gradient"),
             ("ablationcam", "tail runs"),
+            ("liftcam", "contributions"),
             ("reciprocam", "tail runs"),
             ("scorecam", "model runs"),
             ("groupcam", "model runs"),
@@ -133,7 +134,6 @@ class TestTargets:
         ("name", "why"),
         [
             ("cam", "is made of the weights of a class"),
-            ("liftcam", "is made of the weights of a class"),
             ("eigencam", "looks at no score"),
             ("random", "looks at no score"),
         ],
@@ -186,6 +186,7 @@ class TestRefusals:
             ("scorecam", {"features"}, "it needs runs of the whole network, which numpy models do not give. Methods"),
             ("shapleycam", {"features"}, "it needs gradients of the network behind the layer, which numpy models do"),
             ("shapleycam", {"features", "gradients"}, "it needs curvature, which numpy models do not give"),
+            ("liftcam", {"features"}, "it needs DeepLIFT passes through the network behind the layer, which numpy"),
             ("groupcam", {"features"}, "it needs gradients of the network behind the layer and runs of the whole"),
             ("cam", {"head"}, "the layer 'relu' is not linear"),
         ],
@@ -194,6 +195,22 @@ class TestRefusals:
         with pytest.raises(MethodNotPossible, match=re.escape(f"{name} is not possible at 'images': {text}")) as caught:
             make_plan(name, network(frozenset(gives)), ["images"])
         assert isinstance(caught.value, HeadNotFound) == (name == "cam")
+
+    @pytest.mark.parametrize("layer", ["relu", "images"])
+    @pytest.mark.parametrize("aim", ["probability", "rest", lambda scores: scores[:, 0]])
+    def test_liftcam_explains_what_is_linear_in_the_scores(self, layer: str, aim: Any) -> None:
+        text = f"liftcam is not possible at '{layer}': it shares the target out among the channels by DeepLIFT"
+        with pytest.raises(MethodNotPossible, match=text) as caught:
+            make_plan("liftcam", network(ALL), [layer], aim=aim)
+        assert "is not. Take target 'logit', 'difference' or 'finer'. Methods that work here: " in str(caught.value)
+        for linear in ("logit", "difference", "difference:1", "finer"):
+            assert make_plan("liftcam", network(ALL), [layer], aim=linear).routes[0].closed == (layer == "relu")
+
+    def test_a_normalising_head_has_no_contributions(self) -> None:
+        assert not make_plan("liftcam", network(ALL, NORM)).routes[0].closed
+        text = r"DeepLIFT passes .* Nor is there a closed form: the head \(mean -> linear\) normalises"
+        with pytest.raises(MethodNotPossible, match=text):
+            make_plan("liftcam", network(head=NORM))
 
     def test_where_nothing_works_it_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("camcore.plan.METHODS", {"cam": METHODS["cam"]})
@@ -214,7 +231,7 @@ class TestRefusals:
         assert set(possible(network())) == set(METHODS)
         assert not any(possible(network()).values())
         there = possible(network(), "images")
-        assert there["cam"] == there["liftcam"] == "the layer 'relu' is not linear."
+        assert there["cam"] == "the layer 'relu' is not linear."
         assert "needs gradients" in there["gradcam"]
         assert there["activationmap"] == there["ablationcam"] == ""
 
@@ -253,6 +270,7 @@ class TestAlike:
             ("gradcam++", {}, {"smoothgradcam++"}),
             ("smoothgradcam++", {}, {"gradcam++"}),
             ("ablationcam", {}, {"liftcam"}),
+            ("liftcam", {}, {"ablationcam"}),
             ("ablationcam", {"relative": True}, set()),
             ("reciprocam", {"kernel": "gaussian"}, set()),
             ("eigengradcam", {}, set()),
@@ -267,7 +285,8 @@ class TestAlike:
     def test_a_linear_target_keeps_those_that_explain_it(self, aim: str) -> None:
         assert self.alike("gradcam", aim=aim) == {"xgradcam", "hirescam", "shapleycam", "reciprocam"}
         assert self.alike("gradcam++", aim=aim) == {"smoothgradcam++"}
-        assert self.alike("ablationcam", aim=aim) == set()
+        assert self.alike("ablationcam", aim=aim) == {"liftcam"}
+        assert self.alike("liftcam", aim=aim) == {"ablationcam"}
 
     @pytest.mark.parametrize("aim", ["probability", "rest", lambda scores: scores[:, 0] ** 2])
     def test_one_that_bends_keeps_those_made_of_its_gradient(self, aim: Any) -> None:
@@ -307,6 +326,7 @@ class TestWords:
             ("gradcam", "one forward pass, and a backward pass of the tail"),
             ("smoothgradcam++", "one forward pass, and 4 forward and backward passes of noisy copies"),
             ("ablationcam", "one forward pass, and one tail run a channel"),
+            ("liftcam", "one forward pass, and a DeepLIFT pass of the tail"),
             ("reciprocam", "one forward pass, and one tail run a position"),
             ("scorecam", "one forward pass, and one forward pass a channel"),
             ("groupcam", "one forward pass, and a backward pass of the tail, and one forward pass a group"),

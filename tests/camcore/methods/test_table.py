@@ -69,6 +69,7 @@ def test_every_formula_gives_maps_of_the_classes_of_each_image(name: str, space:
         "gradients": gradients,
         "curvature": gradients,
         "moments": (gradients, gradients**2, gradients**3),
+        "contributions": rng.standard_normal((2, 2, 3)),
     }
     arrays: dict[str, Any] = {need: given[need] for need in row.needs & set(given)}
     if row.probe is not None:
@@ -106,7 +107,7 @@ def test_a_taken_name_raises() -> None:
 def test_an_unknown_need_raises() -> None:
     odd = row_with(needs=frozenset({"features", "luck"}))
     with pytest.raises(
-        InputError, match=r"method 'odd' needs \['luck'\]; known needs are \['curvature', 'features', 'gradients', "
+        InputError, match=r"method 'odd' needs \['luck'\]; known needs are \['contributions', 'curvature', 'features', "
     ):
         register(odd)
     assert "odd" not in METHODS
