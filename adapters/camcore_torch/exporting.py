@@ -121,7 +121,7 @@ def _tried(model: nn.Module, images: Tensor) -> Any:
 def _made(model: nn.Module, images: Tensor, exporter: Exporter, opset: int, free_size: bool) -> bytes:
     make = _dynamo if exporter == "dynamo" else _torchscript
     try:
-        with _silence():
+        with _silence(), _attention_in_parts():
             return make(model, images, opset, free_size)
     except MissingPackage:
         raise
@@ -216,6 +216,17 @@ def _silence() -> Iterator[None]:
             yield
         finally:
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _attention_in_parts() -> Iterator[None]:
+    """PyTorch's fast path of attention is one operation of its own, for which the TorchScript exporter has no words."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _example(example: Any) -> Tensor:

@@ -82,11 +82,7 @@ def exported(name: str, exporter: str = "torchscript", opset: int = 18) -> Opene
     model = make().eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
-    torch.backends.mha.set_fastpath_enabled(False)  # the TorchScript exporter does not know the operation
-    try:
-        return opened(to_onnx(model, torch.zeros(2, *shape), exporter=exporter, opset=opset))
-    finally:
-        torch.backends.mha.set_fastpath_enabled(True)
+    return opened(to_onnx(model, torch.zeros(2, *shape), exporter=exporter, opset=opset))
 
 
 @pytest.fixture(params=EXPORTS, ids=lambda e: f"{e[0]}-{e[1]}")

@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 from camcore_torch.exporting import EXPORTERS, to_onnx
+from token_networks import vit
 from torch import Tensor, nn
 from torch_networks import TAILS, Small, network
 
@@ -142,3 +143,34 @@ def test_wrong_exporter_and_missing_package(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(MissingPackage, match=r"pip install 'camcore\[export\]', or take exporter='torchscript'"):
         to_onnx(model, (1, 3, 32, 32))
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_attention_is_exported_in_parts_and_the_fast_path_left_as_it_was(exporter: Any, enabled: bool) -> None:
+    model = vit().eval()
+    nn.init.normal_(model.get_parameter("heads.head.weight"))
+    torch.backends.mha.set_fastpath_enabled(enabled)
+    try:
+        data = to_onnx(model, (1, 3, 32, 32), exporter=exporter)
+        assert torch.backends.mha.get_fastpath_enabled() is enabled
+        with torch.no_grad():
+            expected = model(torch.from_numpy(images(3))).numpy()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+    found = camcore.explainer(data, device="cpu").backend.scores(images(3))
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_the_fast_path_of_attention_is_back_after_an_export_that_fails() -> None:
+    class Unknown(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            assert seen or torch.backends.mha.get_fastpath_enabled()  # the first run is no export
+            seen.append(torch.backends.mha.get_fastpath_enabled())
+            return torch.linalg.eigvals(x[:, 0, :3, :3]).real
+
+    seen: list[bool] = []
+    with pytest.raises(InputError, match="cannot export this network"):
+        to_onnx(Unknown(), (1, 3, 32, 32), exporter="torchscript")
+    assert False in seen
+    assert torch.backends.mha.get_fastpath_enabled()
