@@ -12,20 +12,23 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from camcore.errors import HeadNotFound
+from camcore.errors import HeadNotFound, InputError
 from camcore.evidence import Evidence, InputSpec, Layer, Tap, milestones
 from camcore.head import LinearHead
 from camcore.methods import cam
 from camcore.preprocess import Preprocess
 from camcore.scores import Classes, choose_classes, top_count
+from camcore_onnx.axes import Axes, is_map
 from camcore_onnx.constants import Constants
 from camcore_onnx.heads import Found, find_head
 from camcore_onnx.layers import find_layer, module_path
+from camcore_onnx.layouts import token_features
 from camcore_onnx.load import Loaded, infer_shapes, load
 from camcore_onnx.metadata import read_card
 from camcore_onnx.ports import image_input, score_outputs
 from camcore_onnx.runtime import device_of
-from camcore_onnx.sessions import Watcher, channel_axis
+from camcore_onnx.sessions import Watcher
+from camcore_onnx.shapes import lengths_of
 from camcore_onnx.tails import Tail, TailSession, tails_of
 
 if TYPE_CHECKING:
@@ -51,6 +54,10 @@ class OnnxBackend:
         The output with the class scores; the first that has a linear head, else the first, where absent.
     optimization : str
         ONNX Runtime's graph optimisation: ``disabled``, ``basic``, ``extended``, ``layout`` or ``all``.
+    grid : tuple of int, optional
+        How tokens lie on the picture, (rows, columns); found where absent.
+    prefix : int, optional
+        How many tokens in front are not of the picture (class, register); found where absent.
 
     Notes
     -----
@@ -71,10 +78,13 @@ class OnnxBackend:
         threads: int | None = None,
         output: str | None = None,
         optimization: str = "all",
+        grid: tuple[int, ...] | None = None,
+        prefix: int | None = None,
     ) -> None:
         self.loaded: Loaded = load(model)
         self._options: dict[str, Any] = {"device": device, "threads": threads, "optimization": optimization}
         self._output = output
+        self._tokens: dict[str, Any] = {"grid": grid, "prefix": prefix}
         self._watchers: dict[tuple[ir.Value, ...], Watcher] = {}
         self._tails: dict[ir.Value, TailSession] = {}
         self._lock = threading.Lock()
@@ -101,10 +111,21 @@ class OnnxBackend:
 
     @cached_property
     def found(self) -> Found:
-        """The head and the features it reads, or what stands in its way."""
+        """The head and the features it reads, or what stands in its way and the last feature map.
+
+        Where a class token is read, that is the tokens one attention before, for behind it the patches do not matter.
+        """
         outputs = score_outputs(self.loaded, self._output)
         tries = [find_head(value, self.constants) for value in outputs]
-        return next((f for f in tries if f.head is not None), tries[0])
+        found = next((f for f in tries if f.head is not None), tries[0])
+        if found.head is not None:
+            return found
+        return replace(found, features=token_features(found.logits, self.constants) or found.features)
+
+    @cached_property
+    def axes(self) -> Axes:
+        """How the tensors hold their maps."""
+        return Axes(self.found, self.constants, **self._tokens)
 
     def tap(self, layer: str | None = None, example: Floats | None = None) -> Tap:
         """The features of ``layer`` and the head behind them; see :class:`camcore.Tap`."""
@@ -115,23 +136,24 @@ class OnnxBackend:
             how=found.how,
             obstacle=found.obstacle,
             scores_are=found.scores_are,
-            shape=_features_shape(value, channel_axis(found, value)),
+            shape=self._shape(value, example),
             slack=found.slack,
             tolerance=self._tolerance(),
         )
-        if found.head is None or self._is_read_by_head(value):
+        if found.head is None or found.reads(value):
             return tap
         read = found.features.name if found.features is not None else ""
         why = f"the head does not read {layer!r} but {read!r}; CAM is defined only there: leave layer out."
         return replace(tap, head=None, how="", obstacle=why)
 
     def layers(self) -> list[Layer]:
-        """The last tensor of each map size that ends a block, and the features."""
+        """The last tensor of each map size that ends a block, and the features; of those whose axes are known."""
         found = self.found.features
-        maps = [v for v in self._maps() if v is found or not (self.constants.is_constant(v) or _is_inner(v))]
-        return milestones(
-            [Layer(v.name or "", _features_shape(v), _op(v)) for v in maps], (found.name or "") if found else ""
-        )
+        ends = [v for v in self._floats() if v is found or not (self.constants.is_constant(v) or _is_inner(v))]
+        shapes = [(v, self._shape(v) if v is found else self.axes.shape(v)) for v in ends]
+        axes = len(self.input.shape) - 1  # maps of fewer are flat
+        maps = [Layer(v.name or "", s, _op(v)) for v, s in shapes if is_map(s) and (v is found or len(s) == axes)]
+        return milestones(maps, (found.name or "") if found else "")
 
     def observe(
         self,
@@ -180,7 +202,7 @@ class OnnxBackend:
             if value not in self._tails:
                 self._tails[value] = TailSession(self.loaded, self.input, self.found, value, **self._options)
             session = self._tails[value]
-        return tails_of(images, session, self._watch(session.watched))
+        return tails_of(images, session, self._watch(session.watched), self.axes)
 
     def _summed(self, seen: Evidence) -> Floats:
         """The class maps by NumPy, where the graph cannot give them."""
@@ -188,29 +210,45 @@ class OnnxBackend:
         assert isinstance(self.found.head, LinearHead)  # the planner has seen to that
         return cam(seen.features, self.found.head, seen.classes)
 
-    def _maps(self) -> list[ir.Value]:
+    def _floats(self) -> list[ir.Value]:
+        """The tensors that may be maps: floats of a fitting rank, the batch in front."""
+        batch = self.input.shape[0]
         return [
             v
             for node in self.graph
             for v in node.outputs
             if v.shape is not None
             and len(v.shape) in (3, 4, 5)
+            and (not isinstance(v.shape[0], int) or v.shape[0] == batch)
             and v.dtype is not None
             and v.dtype.name in _TOLERANCE
-            and not all(n == 1 for n in v.shape[2:])
         ]
+
+    def _shape(self, value: ir.Value, example: Floats | None = None) -> tuple[int | None, ...]:
+        """(C, *S); a run shows how many tokens there are where the graph does not. Empty where it is not known."""
+        try:
+            layout, native = self.axes.of(value), lengths_of(value)[1:]
+        except InputError:
+            images = self._example() if example is None else example[:1]
+            return () if images is None else self._seen_shape(value, images)
+        return layout.shape([n if isinstance(n, int) else None for n in native]) if native else ()
+
+    def _seen_shape(self, value: ir.Value, images: Floats) -> tuple[int | None, ...]:
+        name = value.name or ""
+        try:
+            native = self._watch((value,)).fetch(images, [name])[1][name].shape
+            return self.axes.of(value, native[1], images.shape[2:]).shape(native[1:])
+        except InputError:  # told again, and to the end, where features are asked for
+            return ()
+
+    def _example(self) -> Floats | None:
+        """An empty image, where the model takes one size only."""
+        size = tuple(n for n in self.input.shape[1:] if n is not None)
+        return np.zeros((1, *size), np.float32) if len(size) == len(self.input.shape) - 1 else None
 
     def _tolerance(self) -> float:
         dtype = self.found.logits.dtype
         return _TOLERANCE.get(dtype.name, 1e-3) if dtype is not None else 1e-3
-
-    def _is_read_by_head(self, value: ir.Value) -> bool:
-        """Whether nothing but copies and casts stands between ``value`` and the features."""
-        at = self.found.features
-        while at is not None and at is not value:
-            node = at.producer()
-            at = node.inputs[0] if node is not None and node.op_type in ("Identity", "Cast", "Dropout") else None
-        return at is value
 
     def _value(self, layer: str | None) -> ir.Value:
         value = self.found.features if layer is None else find_layer(self.graph, layer)
@@ -228,15 +266,11 @@ class OnnxBackend:
         if values not in self._watchers:
             with self._lock:
                 if values not in self._watchers:
-                    self._watchers[values] = Watcher(self.loaded, self.input, self.found, values, **self._options)
+                    self._watchers[values] = self._new_watcher(values)
         return self._watchers[values]
 
-
-def _features_shape(value: ir.Value, axis: int = 1) -> tuple[int | None, ...]:
-    if value.shape is None:
-        return ()
-    shape = [n if isinstance(n, int) else None for n in value.shape][1:]
-    return tuple(shape if axis == 1 else [shape[-1], *shape[:-1]])
+    def _new_watcher(self, values: tuple[ir.Value, ...]) -> Watcher:
+        return Watcher(self.loaded, self.input, self.found, values, axes=self.axes, **self._options)
 
 
 def _op(value: ir.Value) -> str:

@@ -41,6 +41,14 @@ class Found:
     slack: Any = 0.0
     channel_axis: int = 1
 
+    def reads(self, value: ir.Value) -> bool:
+        """Whether a tensor is the features, or nothing but copies and casts stand between."""
+        at = self.features
+        while at is not None and at is not value:
+            node = at.producer()
+            at = node.inputs[0] if node is not None and node.op_type in ("Identity", "Cast", "Dropout") else None
+        return at is value
+
 
 def find_head(output: ir.Value, constants: Constants) -> Found:
     """Walk back from an output until the pooling is reached.

@@ -15,7 +15,7 @@ from camcore_onnx.constants import Constants
 from camcore_onnx.norms import averaged_axes, is_norm_step, layer_norm
 from camcore_onnx.shapes import lengths_of, rank_of
 
-__all__ = ["layout_of", "token_features"]
+__all__ = ["axis_of_channels", "layout_of", "token_features"]
 
 _VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 _COPIES = ("Identity", "Cast", "Dropout", "QuantizeLinear", "DequantizeLinear")
@@ -33,6 +33,7 @@ def layout_of(
     grid: Sequence[int] | None = None,
     prefix: int | None = None,
     tokens: int | None = None,
+    image: tuple[int, ...] | None = None,
 ) -> Layout:
     """How a tensor holds its maps.
 
@@ -45,6 +46,8 @@ def layout_of(
         What the user says of tokens; found where absent.
     tokens : int, optional
         How many there are, as a run has shown, where the graph does not state it.
+    image : tuple of int, optional
+        Spatial lengths of the images of that run; what the graph states of its input where absent.
 
     Raises
     ------
@@ -52,10 +55,7 @@ def layout_of(
         If the grid of tokens cannot be told.
     """
     lengths = lengths_of(value)
-    if len(lengths) < 3:
-        return Layout()
-    graph = _Neighbours(constants)
-    if channels_at(value, graph.before, graph.after) != len(lengths) - 1:
+    if len(lengths) < 3 or axis_of_channels(value, constants) != len(lengths) - 1:
         return Layout()
     if len(lengths) > 3:
         return Layout("last")
@@ -67,7 +67,14 @@ def layout_of(
         raise InputError(
             f"the graph does not state the number of tokens of {value.name!r}; say how they lie: grid=(h, w), prefix=p"
         )
-    return Layout("tokens", *token_grid(tokens, _known_maps(value), prefix, grid, image=_image_size(value)))
+    size = _image_size(value) if image is None else image
+    return Layout("tokens", *token_grid(tokens, _known_maps(value), prefix, grid, image=size))
+
+
+def axis_of_channels(value: ir.Value, constants: Constants) -> int | None:
+    """The axis with the channels; None where no operator near the tensor tells it."""
+    graph = _Neighbours(constants)
+    return channels_at(value, graph.before, graph.after)
 
 
 def _image_size(value: ir.Value) -> tuple[int, ...]:

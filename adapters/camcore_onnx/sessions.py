@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from camcore.errors import InputError
 from camcore.evidence import InputSpec
 from camcore.head import LinearHead
+from camcore_onnx.axes import Axes
 from camcore_onnx.class_maps import CLASSES, COUNT, MAPS, add_class_maps, can_add_class_maps
+from camcore_onnx.constants import Constants
 from camcore_onnx.heads import Found
 from camcore_onnx.load import Loaded, serialize
 from camcore_onnx.runtime import make_session
 from camcore_onnx.surgery import add_outputs
 
-__all__ = ["Runner", "Seen", "Watcher", "as_rows", "channel_axis"]
+__all__ = ["Runner", "Seen", "Watcher", "as_rows"]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -111,17 +113,27 @@ class Watcher:
     values : sequence of ir.Value
         What to tap, any number of them; the class maps of the head are summed in the graph where its features are
         the only one.
+    axes : Axes, optional
+        How the tensors hold their maps; what the graph and the head say of it where absent.
     **options
         For :func:`camcore_onnx.runtime.make_session`.
     """
 
     def __init__(
-        self, loaded: Loaded, spec: InputSpec, found: Found, values: Sequence[ir.Value] = (), **options: Any
+        self,
+        loaded: Loaded,
+        spec: InputSpec,
+        found: Found,
+        values: Sequence[ir.Value] = (),
+        *,
+        axes: Axes | None = None,
+        **options: Any,
     ) -> None:
         self._spec = spec
         self._scores = found.logits.name or ""
+        self._values = tuple(values)
         self._features = [v.name or "" for v in values]
-        self._axes = [channel_axis(found, v) for v in values]
+        self._axes = Axes(found, Constants(loaded)) if axes is None else axes
         self._classes = 0 if found.head is None else found.head.classes
         self._spaces: dict[tuple[int, ...], tuple[int, ...]] = {}  # size of the images -> size of the maps
         model = add_outputs(loaded, {v.name or "": v for v in (found.logits, *values)})
@@ -138,8 +150,8 @@ class Watcher:
         names = [*(self._features if features else ()), *((CLASSES, MAPS) if top else ())]
         scores, results = self.fetch(images, names, top=top)
         tapped = tuple(
-            _float(np.moveaxis(results[name], axis, 1))
-            for name, axis in zip(self._features, self._axes, strict=True)
+            self._maps(value, results[name], images)
+            for value, name in zip(self._values, self._features, strict=True)
             if features
         )
         if tapped:
@@ -149,6 +161,11 @@ class Watcher:
             maps = maps.reshape(*maps.shape[:2], *self._spaces[images.shape[2:]])
         return Seen(scores, tapped or None, results.get(CLASSES), maps)
 
+    def _maps(self, value: ir.Value, native: Floats, images: Floats) -> Floats:
+        """(N, C, *S) float32, however the tensor holds them."""
+        tokens = native.shape[1] if native.ndim > 1 else None
+        return _float(self._axes.of(value, tokens, images.shape[2:]).maps(native))
+
     def fetch(self, images: Floats, names: Sequence[str], *, top: int = 0) -> tuple[Floats, dict[str, NDArray[Any]]]:
         """The (N, K) scores, and the tensors ``names`` as the model holds them."""
         wanted = list(dict.fromkeys([self._scores, *names]))
@@ -156,11 +173,6 @@ class Watcher:
         feed = {self._spec.name: images.astype(self._spec.dtype, copy=False)}
         results = self.runner(wanted, feed, batch=self._spec.shape[0], constant=constant)
         return as_rows(results[0], self._scores), dict(zip(wanted, results, strict=True))
-
-
-def channel_axis(found: Found, value: ir.Value) -> int:
-    """Which axis of a tensor has the channels."""
-    return found.channel_axis if value is found.features else 1
 
 
 def _filled(array: NDArray[Any], size: int) -> NDArray[Any]:

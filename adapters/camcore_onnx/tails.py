@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from camcore.errors import InputError, MethodNotPossible
 from camcore.evidence import InputSpec
+from camcore.layout import Layout
+from camcore_onnx.axes import Axes
 from camcore_onnx.heads import Found
 from camcore_onnx.load import Loaded, infer_shapes
 from camcore_onnx.ports import NUMPY_TYPES
-from camcore_onnx.sessions import Runner, Watcher, as_rows, channel_axis
+from camcore_onnx.sessions import Runner, Watcher, as_rows
 
 __all__ = ["Split", "Tail", "TailSession", "split", "tails_of"]
 
@@ -159,8 +161,6 @@ class TailSession:
         The tensors of the full model that the tail reads besides its features.
     watched : tuple of ir.Value
         What to fetch from the full model: the features, and these tensors but for its input.
-    axis : int
-        Where the features have their channels.
 
     Raises
     ------
@@ -173,7 +173,6 @@ class TailSession:
         self.value = value
         self.crossing = tuple(v.name or "" for v in part.crossing)
         self.watched = (value, *(v for v in part.crossing if v.producer() is not None))
-        self.axis = channel_axis(found, value)
         self._scores = found.logits.name or ""
         self._types = {v.name: NUMPY_TYPES[v.dtype.name] for v in (value, *part.crossing) if v.dtype is not None}
         self._limit = max(_limits(part.model.graph))
@@ -264,24 +263,33 @@ def _limits(graph: ir.Graph) -> Iterator[float]:
 
 @dataclass(frozen=True, eq=False)
 class Tail:
-    """The tail for one image: (M, C, *S) features -> (M, K) float32 scores."""
+    """The tail for one image: (M, C, *S) features -> (M, K) float32 scores.
+
+    ``like`` are the image's own features, (1, ...) with axes as in the model, of which tokens in front are taken.
+    """
 
     session: TailSession
     crossing: Mapping[str, Floats]
+    layout: Layout
+    like: Floats
 
     def __call__(self, features: Floats) -> Floats:
-        return self.session(np.moveaxis(features, 1, self.session.axis), self.crossing)
+        return self.session(self.layout.native(features, self.like), self.crossing)
 
 
-def tails_of(images: Floats, session: TailSession, watcher: Watcher) -> list[Tail]:
+def tails_of(images: Floats, session: TailSession, watcher: Watcher, axes: Axes) -> list[Tail]:
     """One tail an image; ``watcher`` watches what the session names.
 
-    The model is run once, and not at all where nothing crosses but the images and the tail has been checked.
+    The model is run once, and not at all where nothing crosses but the images, the tail has been checked, and the
+    features are no tokens.
     """
     seen: dict[str, Floats] = {}
-    if len(session.watched) > 1 or not session.checked:
+    if len(session.watched) > 1 or not session.checked or axes.is_row(session.value):
         scores, seen = watcher.fetch(images, [v.name or "" for v in session.watched])
     crossing = {name: seen.get(name, images) for name in session.crossing}
+    native = seen.get(session.value.name or "", images)  # only of tokens more than the type counts
     if not session.checked:
-        session.check(seen[session.value.name or ""], crossing, scores)
-    return [Tail(session, {n: rows[i : i + 1] for n, rows in crossing.items()}) for i in range(len(images))]
+        session.check(native, crossing, scores)
+    layout = axes.of(session.value, native.shape[1], images.shape[2:])
+    rows = [slice(i, i + 1) for i in range(len(images))]
+    return [Tail(session, {n: t[row] for n, t in crossing.items()}, layout, native[row]) for row in rows]

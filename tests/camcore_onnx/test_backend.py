@@ -8,11 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+import torch
 from camcore_onnx import OnnxBackend, expose_features, sessions
+from camcore_torch.exporting import to_onnx
 from onnx import TensorProto
 from onnx.helper import make_attribute
 from onnx_graphs import Graph, classifier, finish, images, run_plainly
+from token_networks import Tokens, first
 
 import camcore
 from camcore.errors import HeadNotFound, InputError
@@ -322,3 +326,39 @@ def test_scores_that_are_infinite():
     features = g.add("Exp", g.add("Mul", g.image(["N", 3, 8, 8]), g.const([200.0])), to="features")
     with pytest.raises(InputError, match="the model's scores are NaN or infinite for this input"):
         explain(finish(g, features, 3), np.full((1, 3, 8, 8), 5.0, np.float32))
+
+
+class TestLayouts:
+    def test_inner_layers_of_a_graph_with_channels_last(self):
+        """As TensorFlow writes it: a Transpose behind each convolution, and one in front of the next."""
+        g = Graph()
+        early = g.add("Transpose", g.conv(g.image(["N", 3, 8, 6]), 3, 5), perm=[0, 2, 3, 1])
+        inner = g.add("Relu", early, to="inner")
+        second = g.conv(g.add("Transpose", inner, perm=[0, 3, 1, 2]), 5, 4)
+        last = g.add("Tanh", g.add("Transpose", second, perm=[0, 2, 3, 1]), to="last")
+        g.out(g.add("MatMul", g.reduce("ReduceMax", last, [1, 2]), g.const(g.normal(4, 7)), to="scores"), ["N", 7])
+        model, pixels = g.model(), images(2, 3, 8, 6)
+        backend = OnnxBackend(model, device="cpu")
+        assert [(layer.name, layer.shape) for layer in backend.layers()] == [("last", (4, 8, 6))]
+        native = run_plainly(expose_features(model, "inner"), pixels, ["inner"])[0]
+        seen = backend.observe(pixels, needs=frozenset({"features"}), layers=("inner",))[0]
+        np.testing.assert_array_equal(seen.features, native.transpose(0, 3, 1, 2))
+        out = camcore.explainer(model, device="cpu", layer="inner", method="ablationcam")(pixels, [1, 2])
+        rest = onnx.utils.Extractor(onnx.shape_inference.infer_shapes(model)).extract_model(["inner"], ["scores"])
+        for n, label in enumerate((1, 2)):
+            without = [np.where(np.arange(5) == k, 0, native[n]) for k in range(5)]
+            drops = out.scores[n, label] - run_plainly(rest, np.stack(without))[0][:, label]
+            np.testing.assert_allclose(out.maps[n, 0], native[n] @ drops, rtol=1e-4, atol=1e-5)
+
+    def test_the_tokens_that_a_class_token_is_explained_by(self):
+        torch.manual_seed(0)
+        model = to_onnx(Tokens(first, prefix=2).eval(), (2, 3, 12, 20), exporter="torchscript")
+        backend, pixels = OnnxBackend(model, device="cpu"), images(2, 3, 12, 20)
+        tap = backend.tap(example=pixels)
+        assert (tap.layer, tap.shape, tap.head) == ("/norms.1/LayerNormalization_output_0", (8, 6, 10), None)
+        assert "Slice" in tap.obstacle or "Gather" in tap.obstacle
+        native = run_plainly(expose_features(model, tap.layer), pixels, [tap.layer])[0]
+        seen = backend.observe(pixels, needs=frozenset({"features"}))[0]
+        assert seen.features is not None
+        np.testing.assert_array_equal(seen.features.reshape(2, 8, 60), native[:, 2:].transpose(0, 2, 1))
+        assert [(e.name, e.shape) for e in backend.layers()] == [(tap.layer, (8, 6, 10))]
