@@ -139,11 +139,19 @@ def _observe(work: Work, images: Floats, classes: Classes) -> list[Evidence]:
 def _asked(work: Work, route: Route) -> frozenset[str]:
     """What the backend must give: the class maps alone where they are all it takes and nothing is left to check."""
     row = work.plan.method
-    if row.from_class_maps is not None and "class_maps" in work.backend.gives:
-        return frozenset({"class_maps"}) | (frozenset() if work.checked else row.needs)
+    if _has_short_way(work, route):
+        return frozenset({"class_maps"}) | (frozenset() if work.checked else {"features", "head"})
     if route.closed:
         return frozenset({"features", "head"})
     return row.needs & {"features", "head", "gradients", "curvature", "contributions"}
+
+
+def _has_short_way(work: Work, route: Route) -> bool:
+    """Whether the backend sums the features with the class's weights itself, and that is all it takes."""
+    if work.plan.method.from_class_maps is None or "class_maps" not in work.backend.gives:
+        return False
+    linear = isinstance(route.tap.head, LinearHead) and len(work.plan.routes) == 1
+    return linear and work.plan.target.plain and (route.closed or "head" in work.plan.method.needs)
 
 
 def _maps(work: Work, images: Floats, seen: Sequence[Evidence]) -> Maps:

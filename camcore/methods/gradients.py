@@ -201,6 +201,12 @@ def quotient(part: Floats, whole: Floats) -> Floats:
 
 _GRADIENTS = frozenset({"features", "gradients"})
 
+
+def per_position(class_maps: Floats) -> Floats:
+    """The maps of the gradient methods from ``sum_k W_ck A_k`` (N, T, *S): the gradient is ``W_ck / |S|``."""
+    return class_maps / class_maps.dtype.type(np.prod(class_maps.shape[2:]))
+
+
 register(
     Method(
         name="gradcam",
@@ -210,6 +216,7 @@ register(
         paper="arXiv:1610.02391",
         summary="features weighted by the mean gradient of each channel",
         alike="E1",
+        from_class_maps=per_position,
     )
 )
 register(
@@ -221,6 +228,7 @@ register(
         paper="arXiv:2008.02312",
         summary="gradients averaged with the features as weights",
         alike="E1",
+        from_class_maps=per_position,
     )
 )
 register(
@@ -232,6 +240,7 @@ register(
         paper="arXiv:2011.08891",
         summary="features times their gradients, position by position",
         alike="E1",
+        from_class_maps=per_position,
     )
 )
 register(

@@ -54,7 +54,8 @@ class Method:
         Methods of one name here give the same map, up to a positive factor and a constant, on a linear head behind a
         global average pooling with features that are not negative. A function of the options where they decide.
     from_class_maps : callable, optional
-        The same as a function of the class maps ``sum_k W_ck A_k`` alone, where there is one: (N, T, *S) to (N, T, *S).
+        The map of a score on a pooled linear head as a function of the class maps ``sum_k W_ck A_k`` alone, where there
+        is one: (N, T, *S) to (N, T, *S).
     """
 
     name: str
