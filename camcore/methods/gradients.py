@@ -274,6 +274,7 @@ register(
         paper="arXiv:2501.11309",
         summary="Grad-CAM of a class minus the classes most like it",
         target="finer",
+        alike="E1",
     )
 )
 register(
