@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from camcore_torch import TorchBackend
 from torch import Tensor, nn
+
+import camcore
+from camcore.evidence import Tap
 
 Explained = Callable[[Tensor, int], Tensor]  # (K,) scores and a class to a number
 
@@ -102,3 +107,14 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
     assert found.shape == expected.shape
     scale = float(np.abs(expected).max())
     return float(np.abs(found - expected).max()) / scale if scale else float(np.abs(found).max())
+
+
+class Distrusting(TorchBackend):
+    """One that knows of no head, so that everything must be run."""
+
+    def tap(self, layer: str | None = None, example: Any = None) -> Tap:
+        return replace(super().tap(layer, example), head=None, obstacle="not wanted")
+
+
+def distrusting(model: nn.Module, **options: Any) -> camcore.Explainer:
+    return camcore.Explainer(Distrusting(model), **options)

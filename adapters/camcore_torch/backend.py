@@ -20,6 +20,7 @@ from camcore.layout import Layout
 from camcore.preprocess import Preprocess
 from camcore.scores import Classes, choose_classes
 from camcore.targets import TARGETS, Target
+from camcore_torch.deeplift import contributions
 from camcore_torch.gradients import twice
 from camcore_torch.heads import find_head
 from camcore_torch.network import Network, unwrap
@@ -28,7 +29,7 @@ from camcore_torch.record import Recorder, recording_from, watching_modules
 from camcore_torch.steps import array
 from camcore_torch.study import Point, Study, make_study, value_at
 from camcore_torch.tails import Record, check_tail, make_tail
-from camcore_torch.views import DERIVATIVES, evidence_of, look, rows
+from camcore_torch.views import DERIVATIVES, evidence_of, flat, look, rows
 
 __all__ = ["TorchBackend", "unwrap"]
 
@@ -67,7 +68,7 @@ class TorchBackend:
 
     kind = "torch"
     fixed = False
-    gives = frozenset({"features", "head", "gradients", "curvature", "tail", "model"})
+    gives = frozenset({"features", "head", "gradients", "curvature", "contributions", "tail", "model"})
 
     def __init__(
         self,
@@ -142,7 +143,7 @@ class TorchBackend:
         study = self._studied(images)
         names = self.labels if labels is None else labels
         values = [study.value_of(layer) for layer in layers]
-        alone = values == [study.found.features] and not needs & DERIVATIVES
+        alone = values == [study.found.features] and not needs & (DERIVATIVES | {"contributions"})
         head: Head | None = None
         if study.found.head is not None and (alone or "head" in needs):  # the head is the shortest way to its features
             scores, features, head = self._observe_head(images)
@@ -167,14 +168,22 @@ class TorchBackend:
         study, grad = self._studied(images), bool(needs & DERIVATIVES)
         known = [v for v in values if v is not None]
         points, layouts = [study.points[v] for v in known], [study.layout_of(v) for v in known]
-        with self.network.undisturbed(grad=grad):
+        with self.network.undisturbed(grad=grad or "contributions" in needs):
             tensor = self.network.tensor(images)
             with twice() if "curvature" in needs else nullcontext():
                 view = look(self.model, points, study.logits, lambda: self.network(tensor), grad=grad)
             scores = rows(view.scores)
             independent = study.found.scores_are == "independent logit"
             aim = target.aim(scores, choose_classes(scores, classes, labels), alone=independent)
-            return evidence_of(view, aim, needs, layouts) or [Evidence(scores, aim.classes)]
+            seen = evidence_of(view, aim, needs, layouts) or [Evidence(scores, aim.classes)]
+            if "contributions" not in needs:
+                return seen
+            records = (self._record_tail(images, point) for point in points)  # a pass for each layer
+            shares = (
+                contributions(r, aim, w, _TOLERANCE.get(study.dtype, 1e-3))
+                for r, w in zip(records, layouts, strict=True)
+            )
+            return [replace(e, contributions=s) for e, s in zip(seen, shares, strict=True)]
 
     def scores(self, images: Floats) -> Floats:
         """(N, K) scores, before a final softmax."""
@@ -205,7 +214,7 @@ class TorchBackend:
         def run(features: Floats) -> Floats:
             given = torch.tensor(layout.native(features, native)).to(like.device, like.dtype)
             with self.network.undisturbed():
-                return rows(tail(given))
+                return array(flat(tail(given)))  # in the precision of the model: differences will be taken
 
         return run
 

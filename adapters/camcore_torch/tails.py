@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
@@ -135,24 +136,27 @@ def _number(a: Any, b: Any, batch: int) -> Argument:
 
 
 def check_tail(tail: Tail, layer: Tensor, scores: Tensor, tolerance: float) -> None:
-    """Several copies of one image's values (1, ...) must give its scores (1, K) each.
+    """Run an image's values (1, ...) among others: they must give its scores (1, K), and the others theirs.
 
     Raises
     ------
     MethodNotPossible
         With the difference.
     """
+    other = layer / 2
     try:
-        again = tail(layer.repeat(5, *(1 for _ in layer.shape[1:]))).reshape(5, -1)
+        again = tail(torch.cat([layer, other, layer, torch.zeros_like(layer), layer])).reshape(5, -1)
+        alone = tail(other).reshape(1, -1)
     except RuntimeError as error:
         raise MethodNotPossible(
             f"the network behind the layer cannot be run by itself: {str(error).splitlines()[0]}; choose a method that "
             "needs no runs of the tail"
         ) from error
-    worst = float((again - scores).abs().max())
+    worst = float((again - torch.cat([scores, alone, scores, again[3:4], scores])).abs().max())
     scale = float(scores.abs().max())
     if not worst <= tolerance * scale:
         raise MethodNotPossible(
             f"the network behind the layer, run by itself, gives scores that differ by up to {worst:.3g} from those of "
-            f"the whole network (up to {scale:.3g}); choose a method that needs no runs of the tail"
+            f"the whole network (up to {scale:.3g}), or from image to image in a batch; choose a method that needs no "
+            "runs of the tail"
         )

@@ -21,7 +21,7 @@ from camcore_torch.steps import array
 from camcore_torch.study import Point
 from camcore_torch.watch import Sight, watching
 
-__all__ = ["DERIVATIVES", "View", "evidence_of", "look", "rows"]
+__all__ = ["DERIVATIVES", "View", "evidence_of", "flat", "look", "rows"]
 
 Floats = NDArray[np.floating[Any]]
 DERIVATIVES = frozenset({"gradients", "curvature"})
