@@ -139,7 +139,7 @@ class Explanation:
 
             - a map that is the same everywhere, also one of zeros or of a single position, gives zeros; so does one
               that is nowhere positive where the method rectifies;
-            - maps of 1e-30 or 1e30 look like those of 1: only what float32 cannot hold is lost, as zeros below 1e-45;
+            - raw maps of 1e-30 or 1e30 look like those of 1: only what float32 cannot hold is lost;
             - infinity counts as the largest float, NaN as the smallest value of its map; a map of nothing but NaN gives
               zeros.
 

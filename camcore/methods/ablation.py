@@ -45,7 +45,8 @@ def ablation_cam(features: Floats, responses: Floats, classes: Classes = None, *
     Returns
     -------
     (N, T, *S) ndarray
-        Zero where no channel changes the target by more than rounding.
+        Zero where no channel changes the target by more than rounding. On a linear head it is of second degree in the
+        features: those of float32 below about 1e-19 give zeros, beyond 1e19 infinities and NaN.
 
     References
     ----------
@@ -120,7 +121,8 @@ def lift_cam(features: Floats, contributions: Floats, classes: Classes = None) -
     Returns
     -------
     (N, T, *S) ndarray
-        It is of second degree in the features, so float32 features below about 1e-19 give zeros.
+        It is of second degree in the features: those of float32 below about 1e-19 give zeros, beyond 1e19 infinities
+        and NaN.
 
     References
     ----------
