@@ -29,8 +29,8 @@ Report = Callable[[int, int], None]
 # Perturbed features of one image that are held at a time.
 TAIL_BYTES = 64 << 20
 
-# Classes whose gradients, each as large as the features, are held at a time.
-CLASSES = 8
+# Classes whose gradients are held at a time: as large as the features, or one number a channel behind a pooled head.
+CLASSES, POOLED_CLASSES = 8, 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ class Work:
     batch_size : int
         Images a forward pass, in runs of the whole model.
     report : callable, optional
-        ``report(done, total)`` after each batch of runs.
+        ``report(done, total)`` after each batch of the runs of one image.
     """
 
     backend: Backend
@@ -179,6 +179,10 @@ def _layer_maps(work: Work, route: Route, images: Floats, evidence: Evidence) ->
     row = work.plan.method
     if evidence.class_maps is not None and row.from_class_maps is not None:
         return row.from_class_maps(evidence.class_maps)
+    if _runs_nothing(work, route) and evidence.classes.shape[1] > POOLED_CLASSES:
+        cuts = range(POOLED_CLASSES, evidence.classes.shape[1], POOLED_CLASSES)
+        parts = [replace(evidence, classes=some) for some in np.split(evidence.classes, cuts, axis=1)]
+        return np.concatenate([_layer_maps(work, route, images, part) for part in parts], axis=1)
     aim = _aim(work, evidence)
     given: dict[str, Any] = {need: getattr(evidence, need) for need in row.needs & {"features", "head"}}
     if "images" in row.needs:
@@ -191,6 +195,12 @@ def _layer_maps(work: Work, route: Route, images: Floats, evidence: Evidence) ->
             given["responses"] = _responses(work, route, images, evidence, aim, given.get("gradients"))
         maps: Floats = row.formula(classes=evidence.classes, **given, **row.options)
     return maps
+
+
+def _runs_nothing(work: Work, route: Route) -> bool:
+    """Whether the evidence and the head are all that a map is made of."""
+    row = work.plan.method
+    return (route.closed or "head" in row.needs) and "model" not in row.needs
 
 
 def _aim(work: Work, evidence: Evidence, target: Target | None = None) -> Aim:

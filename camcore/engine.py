@@ -47,7 +47,7 @@ class Explainer:
     Attributes
     ----------
     report : callable or None
-        Set it to be told of long work: ``report(done, total)`` after each batch of runs of the network.
+        Set it to be told of long work: ``report(done, total)`` after each batch of the runs that one image takes.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class Explainer:
         preprocess: str | Preprocess | Mapping[str, Any] | None = None,
         batch_size: int = BATCH,
     ) -> None:
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}; expected at least 1")
+        if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+            raise InputError(f"batch_size is {batch_size!r}; expected a whole number, at least 1")
         self.backend = backend
         self.labels = backend.labels if labels is None else label_files.read_labels(labels)
         self.preprocess = backend.preprocess if preprocess is None else preprocessing.preprocess(preprocess)
@@ -78,10 +78,10 @@ class Explainer:
             "aim": target,
             "options": dict(options or {}),
         }
-        self._joined: dict[str, Any] = {"fusion": fusion, "scaling": scaling, "smoothing": smoothing_of(smoothing)}
+        self._mixing: dict[str, Any] = {"fusion": fusion, "scaling": scaling, "smoothing": smoothing_of(smoothing)}
         check_fusion(fusion, scaling, len(self._wanted["layers"]))
-        if self._joined["smoothing"] is not None:
-            self._joined["smoothing"].check(backend.input)
+        if self._mixing["smoothing"] is not None:
+            self._mixing["smoothing"].check(backend.input)
         self._plan: Plan | None = None
         self._checked = False
 
@@ -188,7 +188,7 @@ class Explainer:
                 checked=self._checked and self.backend.fixed,
                 batch_size=self.batch_size,
                 report=self.report,
-                **self._joined,
+                **self._mixing,
             )
             chosen = part_of(classes, start, self.batch_size, len(images))
             parts.append(apply(work, images[start : start + self.batch_size], chosen))
@@ -268,7 +268,7 @@ def explainer(
     InputError
         If the model is missing, damaged, or of a kind that no adapter takes.
     """
-    row = METHODS.get(method) if isinstance(method, str) else method
+    row = method if isinstance(method, Method) else METHODS.get(str(method))
     mine = {name: options.pop(name) for name in [*options] if row is not None and name in row.options}
     backend = open_backend(model, device=device, **options)
     return Explainer(

@@ -109,8 +109,13 @@ class Aim:
         return replace(self, scores=scores)
 
     def held(self) -> Target:
-        """The target for other copies of the same images: it compares with the same classes."""
-        return replace(self.target, references=lambda scores, classes: self.references)
+        """The target for other copies of the same images, and these classes or some: it compares with the same."""
+
+        def references(scores: Floats, classes: Indices) -> Indices:
+            at = (classes[:, :, None] == self.classes[:, None, :]).argmax(axis=2)
+            return np.take_along_axis(self.references, at[:, :, None], axis=1)
+
+        return replace(self.target, references=references)
 
 
 def _take(scores: Floats, classes: Indices, *_: Any) -> Floats:

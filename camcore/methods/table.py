@@ -116,6 +116,6 @@ def method(name: str, **options: Any) -> Method:
     >>> method("cam").paper
     'arXiv:1512.04150'
     """
-    if name not in METHODS:
-        raise InputError(f"method {name!r} is not known. {suggest(name, METHODS)}")
+    if not isinstance(name, str) or name not in METHODS:
+        raise InputError(f"method {name!r} is not known. {suggest(str(name), METHODS)}")
     return METHODS[name].set(**options)

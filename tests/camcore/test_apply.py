@@ -181,22 +181,27 @@ class TestFormulas:
         np.testing.assert_array_equal(out.classes, best)
         close(out.maps, by_hand(row, model, batch, best, wanted), 1e-3)
 
-    def test_the_maps_of_a_backend_that_sums_them_itself_are_taken(self) -> None:
+    @pytest.mark.parametrize("name", ["cam", "gradcam", "xgradcam", "hirescam"])
+    def test_the_maps_of_a_backend_that_sums_them_itself_are_taken(self, name: str) -> None:
         class Summing(PooledNetwork):
             def observe(self, batch: np.ndarray, **asked: Any) -> Any:
                 self.asked = asked["needs"]
                 (seen,) = super().observe(batch, **asked)
                 maps = np.einsum("ntc,nchw->nthw", self.head.weight[seen.classes], self.features(batch))
-                return [module.replace(seen, class_maps=maps)]
+                return [module.replace(seen, class_maps=maps if "class_maps" in self.asked else None)]
 
         model = Summing(gives=ALL | {"class_maps"})
-        explain = Explainer(model, method="cam")
+        explain = Explainer(model, method=name)
         first = explain(images(), CLASSES)
         assert model.asked == {"class_maps", "features", "head"}  # the head has to prove itself once
         second = explain(images(), CLASSES)
         assert model.asked == {"class_maps"}
         for out in (first, second):
-            close(out.maps, by_hand(METHODS["cam"], PooledNetwork(), images(), CLASSES))
+            close(out.maps, by_hand(METHODS[name], PooledNetwork(), images(), CLASSES))
+        if name != "cam":
+            other = Explainer(model, method=name, target="probability")(images(), CLASSES)
+            assert model.asked == {"features", "head"}
+            close(other.maps, by_hand(METHODS[name], PooledNetwork(), images(), CLASSES, "probability"))
 
 
 class TestBatches:
@@ -221,6 +226,22 @@ class TestBatches:
         for t in range(0, out.classes.shape[1], 5):
             one = Explainer(model, method=name)(batch, out.classes[:, t])
             close(out.maps[:, t], one.maps[:, 0])
+
+    @pytest.mark.parametrize("name", ["cam", "gradcam++", "finercam", "ablationcam", "liftcam"])
+    def test_many_classes_of_a_pooled_head_are_taken_in_parts(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        model, batch, held = PooledNetwork(head=LinearHead(values(30, 4))), images(n=2), []
+        whole = Explainer(model, method=name)(batch, "all")
+        row, passes = METHODS[name], len(model.batches)
+
+        def formula(**given: Any) -> np.ndarray:
+            held.append(given["classes"].shape[1])
+            return row.formula(**given)
+
+        monkeypatch.setattr(module, "POOLED_CLASSES", 7)
+        out = Explainer(model, method=module.replace(row, formula=formula))(batch, "all")
+        close(out.maps, whole.maps, 1e-6)
+        assert held == [7, 7, 7, 7, 2]
+        assert len(model.batches) == 2 * passes == 2
 
     @pytest.mark.parametrize(("held", "most"), [(1, 1), (3, 3), (100, 13)])
     @pytest.mark.parametrize("name", ["reciprocam", "ablationcam"])

@@ -228,7 +228,13 @@ class TestOptions:
         ("options", "text"),
         [
             ({"method": "camm"}, "method 'camm' is not known. Did you mean 'cam'"),
+            ({"method": None}, "method None is not known. Known: 'cam'"),
+            ({"method": ["cam"]}, r"method \['cam'\] is not known. Did you mean 'cam'"),
+            ({"method": "fem", "options": {"zed": 1}}, "method 'fem' has no option 'zed'. "),
+            ({"options": {"z": 1}}, r"options \['z'\] are of one method; name it, since method 'auto' has none"),
             ({"layer": "rely"}, "layer 'rely' is not known. Did you mean 'relu'"),
+            ({"target": "logits"}, "target 'logits' is not known. Did you mean 'logit'"),
+            ({"method": "cam", "target": "probability"}, "target 'probability' has no effect on cam"),
         ],
     )
     def test_unknown_names(self, options: dict[str, Any], text: str) -> None:
@@ -238,7 +244,9 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("options", "text"),
         [
-            ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
+            ({"batch_size": 0}, "batch_size is 0; expected a whole number, at least 1"),
+            ({"batch_size": 2.5}, "batch_size is 2.5; expected a whole number, at least 1"),
+            ({"batch_size": "4"}, "batch_size is '4'; expected a whole number, at least 1"),
             ({"layer": 3}, "layer is 3; expected the name of a layer, or a list of names"),
             ({"layer": []}, r"layer is \[\]; expected the name of a layer"),
             ({"layer": ["relu", 3]}, r"layer is \['relu', 3\]; expected the name of a layer, or a list of names"),
@@ -276,6 +284,26 @@ class TestAdapters:
         assert asked == [{"device": "cpu", "threads": 3}]
         assert explain(values(3, 3, 8, 6)).maps.shape == (3, 1, 8, 6)
         assert explain.batch_size == 2
+
+    def test_options_of_the_method_stay_here_and_others_go_to_the_model(self, asked: list[dict[str, Any]]) -> None:
+        explain = camcore.explainer("model", method="fem", z=0.5, mode="x")
+        assert asked == [{"device": "auto", "mode": "x"}]
+        assert explain.plan.method.options == {"z": 0.5}
+        camcore.explainer("model", method=camcore.method("fem", z=0.5), z=0.7)
+        assert asked[1] == {"device": "auto"}
+        camcore.explainer("model", z=0.7)
+        assert asked[2] == {"device": "auto", "z": 0.7}  # "auto" has none
+
+    def test_what_is_explained_and_how_is_handed_on(self, asked: list[dict[str, Any]]) -> None:
+        explain = camcore.explainer(
+            "model", method="gradcam", layer=["relu", None], target="difference", fusion=[1, 3], scaling="tanh"
+        )
+        out = explain(values(2, 3, 8, 6))
+        assert (out.method, out.target, out.layer) == ("gradcam", "difference", "relu, relu")
+        same = Explainer(network(), method="gradcam", target="difference")(values(2, 3, 8, 6))
+        np.testing.assert_allclose(out.maps, 4 * camcore.normalize(same.maps, "tanh"), rtol=1e-5, atol=1e-6)
+        smooth = camcore.explainer("model", method="gradcam", target="difference", smoothing="flip")
+        np.testing.assert_allclose(smooth(values(2, 3, 8, 6)).maps, same.maps, rtol=1e-4, atol=1e-6)
 
     def test_a_model_that_none_accepts(self, asked: list[dict[str, Any]]) -> None:
         text = (

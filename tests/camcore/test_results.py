@@ -79,6 +79,11 @@ class TestSave:
             assert record["top"][0]["probability"] == pytest.approx(out.probabilities[n, best[0]], rel=1e-6)
             assert [m["class"] for m in record["maps"]] == out.classes[n].tolist()
 
+    def test_the_document_names_what_was_explained_and_where(self, tmp_path: Path) -> None:
+        named("cat", method="gradcam", target="difference:3", layer="layer3, layer4").save(tmp_path)
+        document = read(tmp_path)
+        assert (document["target"], document["layer"]) == ("difference:3", "layer3, layer4")
+
     @pytest.mark.parametrize(("space", "maps"), [((40,), (5,)), ((8, 9, 10), (2, 3, 4))])
     def test_other_than_pictures_are_saved_without_overlays(
         self, tmp_path: Path, space: tuple[int, ...], maps: tuple[int, ...]

@@ -235,6 +235,8 @@ class TestDifferences:
         assert (target(name).aim(changed, classes).references != aim.references).any()
         assert (held.target.name, held.linear) == (name, True)
         np.testing.assert_array_equal(held.values(), aim.moved(changed).values())
+        some = aim.held().aim(changed, classes[:, 1:])
+        np.testing.assert_array_equal(some.references, aim.references[:, 1:])
 
     def test_held_where_there_is_nothing_to_compare_with(self) -> None:
         aim = target("logit").aim(*case(8))
