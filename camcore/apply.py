@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from camcore import closed_form
 from camcore.checks import check_evidence, check_scores
-from camcore.errors import InputError
 from camcore.evidence import Backend, Evidence
 from camcore.fuse import Fusion, fuse
 from camcore.head import LinearHead
-from camcore.methods.probes import Scene
 from camcore.plan import Plan, Route
 from camcore.scores import Classes, top_count
 from camcore.smoothing import Smoothing
-from camcore.targets import Aim, Target
+from camcore.supply import Report, Supply
+from camcore.targets import Aim
 
 __all__ = ["Maps", "Work", "apply"]
 
 Floats = NDArray[np.floating[Any]]
-Report = Callable[[int, int], None]
-
-# Perturbed features of one image that are held at a time.
-TAIL_BYTES = 64 << 20
 
 # Classes whose gradients are held at a time: as large as the features, or one number a channel behind a pooled head.
 CLASSES, POOLED_CLASSES = 8, 64
@@ -89,7 +83,8 @@ def apply(work: Work, images: Floats, classes: Classes) -> Maps:
     plain = _maps(work, images, seen)
     if work.smoothing is None:
         return plain
-    return replace(plain, maps=_smoothed(work, images, plain, _aim(work, seen[0])))
+    aim = _supply(work, work.plan.routes[0], images, seen[0]).aim(work.plan.target)
+    return replace(plain, maps=_smoothed(work, images, plain, aim))
 
 
 def _may_be_many(work: Work, classes: Classes) -> bool:
@@ -179,138 +174,14 @@ def _layer_maps(work: Work, route: Route, images: Floats, evidence: Evidence) ->
     row = work.plan.method
     if evidence.class_maps is not None and row.from_class_maps is not None:
         return row.from_class_maps(evidence.class_maps)
-    if _runs_nothing(work, route) and evidence.classes.shape[1] > POOLED_CLASSES:
+    if route.closed and "model" not in row.needs and evidence.classes.shape[1] > POOLED_CLASSES:
         cuts = range(POOLED_CLASSES, evidence.classes.shape[1], POOLED_CLASSES)
         parts = [replace(evidence, classes=some) for some in np.split(evidence.classes, cuts, axis=1)]
         return np.concatenate([_layer_maps(work, route, images, part) for part in parts], axis=1)
-    aim = _aim(work, evidence)
-    given: dict[str, Any] = {need: getattr(evidence, need) for need in row.needs & {"features", "head"}}
-    if "images" in row.needs:
-        given["images"] = images.astype(np.float32, copy=False)
     with np.errstate(over="ignore", invalid="ignore"):  # float16 features may hold inf: the check has spoken
-        given |= _gradients(work, route, images, evidence, _aim(work, evidence, work.plan.sloped))
-        if "contributions" in row.needs:
-            given["contributions"] = _contributions(route, evidence, aim)
-        if row.probe is not None:
-            given["responses"] = _responses(work, route, images, evidence, aim, given.get("gradients"))
-        maps: Floats = row.formula(classes=evidence.classes, **given, **row.options)
+        maps: Floats = row.formula(**_supply(work, route, images, evidence).given())
     return maps
 
 
-def _runs_nothing(work: Work, route: Route) -> bool:
-    """Whether the evidence and the head are all that a map is made of."""
-    row = work.plan.method
-    return (route.closed or "head" in row.needs) and "model" not in row.needs
-
-
-def _aim(work: Work, evidence: Evidence, target: Target | None = None) -> Aim:
-    alone = work.plan.tap.scores_are == "independent logit"
-    return (target or work.plan.target).aim(evidence.scores, evidence.classes, alone=alone)
-
-
-def _gradients(work: Work, route: Route, images: Floats, evidence: Evidence, aim: Aim) -> dict[str, Any]:
-    """Gradients, curvature and moments, as far as the method needs them."""
-    needs, given, head = work.plan.method.needs, dict[str, Any](), evidence.head
-    gradients: Floats | None
-    if not needs & {"gradients", "curvature", "moments"}:
-        return given
-    if route.closed:
-        assert head is not None  # asked for
-        features = evidence.need_features()
-        gradients = closed_form.gradients(head, features, aim)
-        given["curvature"] = closed_form.curvature(head, features, aim) if "curvature" in needs else None
-    else:
-        gradients, given["curvature"] = evidence.gradients, evidence.curvature
-    given["gradients"] = gradients
-    if "moments" in needs:
-        easy = route.closed and isinstance(head, LinearHead)
-        known = gradients if easy else None
-        given["moments"] = _moments(work, route, images, evidence, aim) if known is None else closed_form.moments(known)
-    return {name: value for name, value in given.items() if name in needs}
-
-
-def _contributions(route: Route, evidence: Evidence, aim: Aim) -> Floats | None:
-    if not route.closed:
-        return evidence.contributions
-    assert isinstance(evidence.head, LinearHead)  # the planner has seen to that
-    return closed_form.contributions(evidence.head, evidence.need_features(), aim)
-
-
-def _moments(work: Work, route: Route, images: Floats, evidence: Evidence, aim: Aim) -> tuple[Floats, ...]:
-    """Means of the gradients, their squares and their cubes over noisy copies of the images.
-
-    The noise is the same for every image, so a map does not depend on the batch that it is computed in.
-    """
-    options = work.plan.method.options
-    samples, spread, seed = int(options["samples"]), float(options["spread"]), int(options["seed"])
-    if samples < 1:
-        raise InputError(f"samples is {samples}; expected a whole number, at least 1")
-    sums: list[Any] = []
-    for sample in range(samples):
-        noise = np.random.default_rng([seed, sample]).standard_normal(images.shape[1:])
-        noisy = (images + spread * noise).astype(images.dtype)
-        seen = work.backend.observe(
-            noisy, needs=frozenset({"gradients"}), layers=[route.layer], classes=evidence.classes, target=aim.held()
-        )[0]
-        assert seen.gradients is not None  # asked for
-        gradients = seen.gradients.astype(np.float64)
-        powers = [gradients, gradients**2, gradients**3]
-        sums = powers if not sums else [a + b for a, b in zip(sums, powers, strict=True)]
-        _tell(work, sample + 1, samples)
-    return tuple(s / samples for s in sums)
-
-
-def _responses(
-    work: Work, route: Route, images: Floats, evidence: Evidence, aim: Aim, gradients: Floats | None
-) -> Floats:
-    """The (N, T, P) answers to the method's probe."""
-    row, features = work.plan.method, evidence.need_features()
-    assert row.probe is not None
-    if route.closed and row.probe.where == "tail":
-        assert evidence.head is not None  # asked for
-        return closed_form.responses(evidence.head, row.probe, features, aim, row.options)
-    runners = _runners(work, route, images)
-    answers = []
-    for n, run in enumerate(runners):
-        scenes = _scenes(row.probe.per_class, images[n], features[n], None if gradients is None else gradients[n])
-        parts = [_run(work, run, scene, aim, n) for scene in scenes]
-        answers.append(np.stack([p[t] for t, p in enumerate(parts)]) if row.probe.per_class else parts[0])
-    return np.stack(answers)
-
-
-def _runners(work: Work, route: Route, images: Floats) -> Iterable[Callable[[Floats], Floats]]:
-    probe = work.plan.method.probe
-    assert probe is not None
-    return work.backend.tails(images, route.layer) if probe.where == "tail" else [work.backend.scores] * len(images)
-
-
-def _scenes(per_class: bool, image: Floats, features: Floats, gradients: Floats | None) -> Iterator[Scene]:
-    if not per_class or gradients is None:
-        yield Scene(image, features)
-        return
-    for one in gradients:
-        yield Scene(image, features, one)
-
-
-def _run(work: Work, run: Callable[[Floats], Floats], scene: Scene, aim: Aim, n: int) -> Floats:
-    """The (T, P) target values of one image's inputs, in batches of bounded size."""
-    row = work.plan.method
-    assert row.probe is not None
-    total = row.probe.count(scene, **row.options)
-    size = work.batch_size if row.probe.where == "model" else _fitting(scene.features)
-    answers = np.empty((aim.classes.shape[1], total))
-    for start in range(0, total, size):
-        index = range(start, min(total, start + size))
-        answers[:, index.start : index.stop] = aim.of(n, run(row.probe.inputs(scene, index, **row.options))).T
-        _tell(work, index.stop, total)
-    return answers
-
-
-def _fitting(features: Floats) -> int:
-    """How many copies of an image's features are run at a time."""
-    return max(1, min(256, TAIL_BYTES // max(1, features.nbytes)))
-
-
-def _tell(work: Work, done: int, total: int) -> None:
-    if work.report is not None:
-        work.report(done, total)
+def _supply(work: Work, route: Route, images: Floats, evidence: Evidence) -> Supply:
+    return Supply(work.backend, work.plan, route, images, evidence, work.batch_size, work.report)

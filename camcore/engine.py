@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from camcore import labels as label_files
 from camcore import preprocess as preprocessing
-from camcore.apply import Maps, Report, Work, apply
+from camcore.apply import Maps, Work, apply
 from camcore.errors import HeadNotFound, InputError, MethodNotPossible
 from camcore.evidence import Adapter, Backend, accept_images
 from camcore.explanation import Explanation
@@ -24,6 +24,7 @@ from camcore.preprocess import Preprocess, View
 from camcore.scores import Classes
 from camcore.smoothing import Smoothing
 from camcore.smoothing import smoothing as smoothing_of
+from camcore.supply import Report
 
 __all__ = ["Explainer", "explainer", "open_backend"]
 

@@ -68,10 +68,11 @@ def _gather(flat: Floats, classes: NDArray[np.integer[Any]] | None) -> Floats:
 def _weigh(flat: Floats, weight: Floats, classes: NDArray[np.integer[Any]] | None) -> Floats:
     if classes is None:
         return _side_by_side(weight, flat)
-    rows = weight[classes]
-    if rows.size * flat.shape[2] <= SMALL:
-        return np.einsum("ntc,ncs->nts", rows, flat)
-    return np.matmul(rows, flat)
+    if classes.shape[1] * flat.size <= SMALL:
+        return np.einsum("ntc,ncs->nts", weight[classes], flat)
+    if (classes == classes[0]).all():
+        return _side_by_side(weight[classes[0]], flat)
+    return np.stack([np.matmul(weight[some], image) for some, image in zip(classes, flat, strict=True)])
 
 
 def _side_by_side(weight: Floats, flat: Floats) -> Floats:

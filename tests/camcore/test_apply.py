@@ -13,7 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy_network import PooledNetwork, values
 
-from camcore import METHODS, CamError, Explainer, HeadNotFound, InputError, LinearHead, Method, fuse, method, target
+from camcore import (
+    METHODS,
+    CamError,
+    Explainer,
+    HeadNotFound,
+    InputError,
+    LinearHead,
+    Method,
+    fuse,
+    method,
+    supply,
+    target,
+)
 from camcore import apply as module
 from camcore.methods.probes import Scene
 from camcore.plan import possible
@@ -211,7 +223,7 @@ class TestBatches:
     ) -> None:
         batch = images(n=5)
         whole = {n: Explainer(network(), method=row_of(n))(batch, "top2") for n in works(network())}
-        monkeypatch.setattr(module, "TAIL_BYTES", 100)  # less than the features of one image
+        monkeypatch.setattr(supply, "TAIL_BYTES", 100)  # less than the features of one image
         for name, expected in whole.items():
             for batch_size in (1, 2):
                 out = Explainer(network(), method=row_of(name), batch_size=batch_size)(batch, "top2")
@@ -227,7 +239,7 @@ class TestBatches:
             one = Explainer(model, method=name)(batch, out.classes[:, t])
             close(out.maps[:, t], one.maps[:, 0])
 
-    @pytest.mark.parametrize("name", ["cam", "gradcam++", "finercam", "ablationcam", "liftcam"])
+    @pytest.mark.parametrize("name", ["gradcam++", "finercam", "ablationcam", "liftcam"])
     def test_many_classes_of_a_pooled_head_are_taken_in_parts(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         model, batch, held = PooledNetwork(head=LinearHead(values(30, 4))), images(n=2), []
         whole = Explainer(model, method=name)(batch, "all")
@@ -249,7 +261,7 @@ class TestBatches:
         self, name: str, held: int, most: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         model = BentNetwork()
-        monkeypatch.setattr(module, "TAIL_BYTES", held * 4 * 12 * 4 + 3)  # float32 features of 4 channels at 12 places
+        monkeypatch.setattr(supply, "TAIL_BYTES", held * 4 * 12 * 4 + 3)  # float32 features of 4 channels at 12 places
         Explainer(model, method=name)(images(), CLASSES)
         total = {"reciprocam": 12, "ablationcam": 5}[name]
         assert max(model.runs) == min(most, total)
@@ -282,7 +294,7 @@ class TestBatches:
     def test_long_work_is_told(
         self, name: str, options: dict[str, Any], network: Any, told: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(module, "TAIL_BYTES", 7 * 4 * 12 * 4)
+        monkeypatch.setattr(supply, "TAIL_BYTES", 7 * 4 * 12 * 4)
         heard: list[tuple[int, int]] = []
         explain = Explainer(network(), method=name, options=options, batch_size=3)
         explain.report = lambda done, total: heard.append((done, total))

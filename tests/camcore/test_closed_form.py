@@ -37,7 +37,7 @@ HEADS: dict[str, Head] = {
 }
 TARGETS: list[Any] = ["logit", "probability", "log-probability", "rest", "finer", "difference", "difference:1", bump]
 EACH_HEAD = pytest.mark.parametrize("head", HEADS.values(), ids=HEADS.keys())
-EACH_TARGET = pytest.mark.parametrize("wanted", TARGETS, ids=str)
+EACH_TARGET = pytest.mark.parametrize("wanted", TARGETS, ids=lambda t: getattr(t, "__name__", t))
 EACH_ALONE = pytest.mark.parametrize("alone", [False, True])
 
 

@@ -19,7 +19,7 @@ from torch_networks import TAILS, Small, network
 from torchvision.models import VisionTransformer
 
 import camcore
-import camcore.apply
+import camcore.supply
 from camcore import MethodNotPossible
 
 
@@ -238,7 +238,7 @@ def test_scores_that_do_not_depend_on_the_layer() -> None:
 
 def test_few_perturbed_features_are_alive_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     limit, sizes, alive = 4096, [], []
-    monkeypatch.setattr(camcore.apply, "TAIL_BYTES", limit)
+    monkeypatch.setattr(camcore.supply, "TAIL_BYTES", limit)
 
     class Counts(TorchBackend):
         def tails(self, *args: Any, **options: Any) -> Iterator[Any]:

@@ -155,3 +155,12 @@ def test_floating(kind: type) -> None:
     assert floating(array).dtype == (kind if kind in (np.float32, np.float64) else np.float32)
     assert floating(array).tolist() == [1, 2]
     assert (floating(array) is array) == (kind in (np.float32, np.float64))
+
+
+@pytest.mark.parametrize("rows", [[[0, 2], [0, 2], [0, 2]], [[0, 2], [1, 1], [2, 0]]], ids=["shared", "own"])
+def test_classes_of_a_batch_shared_or_not(rows: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "SMALL", 0)
+    generator = np.random.default_rng(0)
+    features, weight = generator.random((3, 4, 2, 5)), generator.random((3, 4))
+    expected = paper_cam(features, weight, np.array(rows))
+    np.testing.assert_allclose(cam(features, LinearHead(weight), np.array(rows)), expected, rtol=1e-12)
