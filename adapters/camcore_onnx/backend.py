@@ -225,13 +225,15 @@ class OnnxBackend:
         ]
 
     def _shape(self, value: ir.Value, example: Floats | None = None) -> tuple[int | None, ...]:
-        """(C, *S); a run shows how many tokens there are where the graph does not. Empty where it is not known."""
+        """(C, *S); a run shows what the graph does not state and the size of the images fixes. Empty if not known."""
+        fixed = self._example()
         try:
             layout, native = self.axes.of(value), lengths_of(value)[1:]
         except InputError:
-            images = self._example() if example is None else example[:1]
+            images = fixed if example is None else example[:1]
             return () if images is None else self._seen_shape(value, images)
-        return layout.shape([n if isinstance(n, int) else None for n in native]) if native else ()
+        shape = layout.shape([n if isinstance(n, int) else None for n in native]) if native else ()
+        return self._seen_shape(value, fixed) or shape if None in shape and fixed is not None else shape
 
     def _seen_shape(self, value: ir.Value, images: Floats) -> tuple[int | None, ...]:
         name = value.name or ""

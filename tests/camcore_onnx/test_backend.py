@@ -350,6 +350,16 @@ class TestLayouts:
             drops = out.scores[n, label] - run_plainly(rest, np.stack(without))[0][:, label]
             np.testing.assert_allclose(out.maps[n, 0], native[n] @ drops, rtol=1e-4, atol=1e-5)
 
+    def test_a_size_that_the_graph_does_not_state_is_seen_in_a_run(self):
+        def model(height: Any) -> Any:
+            g = Graph()
+            conv = g.conv(g.image(["N", 3, height, 6]), 3, 6)
+            form = g.add("Concat", g.add("Gather", g.add("Shape", conv), g.ints(0)), g.ints(6, 4, -1), axis=0)
+            return finish(g, g.add("Relu", g.add("Reshape", conv, form), to="features"), 6)
+
+        assert OnnxBackend(model(8), device="cpu").tap().shape == (6, 4, 12)
+        assert OnnxBackend(model("H"), device="cpu").tap().shape == (6, 4, None)
+
     def test_the_tokens_that_a_class_token_is_explained_by(self):
         torch.manual_seed(0)
         model = to_onnx(Tokens(first, prefix=2).eval(), (2, 3, 12, 20), exporter="torchscript")

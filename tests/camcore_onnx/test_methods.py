@@ -25,7 +25,7 @@ from camcore.plan import make_plan
 Floats = NDArray[np.floating[Any]]
 
 QUICK = {"sscam": {"samples": 1}, "iscam": {"samples": 2}, "groupcam": {"groups": 8}}
-SMALL = ("mobilenet_v1_0.25_128_fp32", "cifar10_resnet20", "vww_96", "mnist")
+SMALL = ("mobilenet_v1_0.25_128_fp32", "cifar10_resnet20", "mlperftiny_vww_96", "winml_mnist")
 RUNS = {"gradients", "curvature", "contributions", "moments"}  # what no graph gives
 HALF, QUANTISED = "fp16", "qdq"
 
@@ -37,7 +37,7 @@ def reals(*quick: str, models: tuple[Real, ...] = data.WITH_CAM) -> list[Any]:
 
 
 def cases(*costly: str) -> list[Any]:
-    """Every method on every model, the small ones quickly; on the others, of those that run whole models, ``costly``."""
+    """Every method on every model; on large ones, of those that run the whole model, only ``costly``."""
     return [
         pytest.param(*param.values, name, id=f"{param.id}-{name}", marks=param.marks)
         for param in reals(*SMALL, models=(*data.WITH_CAM, *data.WITHOUT_CAM))
@@ -119,7 +119,7 @@ def shown(real: Real, name: str, layer: str | None, out: camcore.Explanation) ->
     assert heat.shape[2:] == pixels(real).shape[2:]
     assert (heat.min(), heat.max()) == (0, 1)
     plain = run_plainly(onnx.load(real.path), pixels(real)[:1])[0].reshape(1, -1)
-    ours = camcore.softmax(out.scores) if "Softmax" in out.head else out.scores
+    ours = camcore.softmax(out.scores) if "Softmax" in backend(real).tap().how else out.scores
     np.testing.assert_allclose(ours[:1], plain, rtol=real.tolerance, atol=real.tolerance * np.abs(plain).max())
 
 
@@ -256,7 +256,7 @@ RESNET = next(real for real in data.WITH_CAM if "resnet20" in real.file)
 class TestPlainLoops:
     """One run of a plain session for each input that a method shows."""
 
-    @pytest.mark.parametrize("real", reals("resnet20", "mobilenet_v1_0.25_128_fp32"))
+    @pytest.mark.parametrize("real", [r for r in data.WITH_CAM if r.file.startswith(SMALL)], ids=lambda r: r.file)
     @pytest.mark.parametrize("target", ["logit", "probability"])
     def test_scorecam(self, real: Real, target: str) -> None:
         image, name = pixels(real)[:1], backend(real).tap().layer
