@@ -158,19 +158,43 @@ def kept_buffers(module: nn.Module) -> Iterator[list[Tensor]]:
     finally:
         for buffer, value in saved:  # versions do not tell: batch normalisation updates its statistics without one
             if not torch.equal(buffer, value):
-                buffer.copy_(value)
+                buffer.data.copy_(value)  # a graph of the caller's may hold the buffer, and minds the version
                 changed.append(buffer)
+
+
+@dataclass
+class _Generators:
+    """How many threads may draw random numbers, and the states before the first. They draw from one generator."""
+
+    users: int = 0
+    cpu: Tensor | None = None
+    cuda: dict[torch.device, Tensor] = field(default_factory=dict)
+
+
+_generators = _Generators()
 
 
 @contextmanager
 def _random_numbers(module: nn.Module) -> Iterator[None]:
-    devices = {p.device for p in module.parameters() if p.is_cuda} if torch.cuda.is_initialized() else set()
-    cpu = torch.get_rng_state()
-    cuda: dict[torch.device, Tensor] = {d: torch.cuda.get_rng_state(d) for d in devices}
+    with _lock:
+        if _generators.users == 0:
+            _generators.cpu = torch.get_rng_state()
+        _generators.users += 1
+        for device in {p.device for p in module.parameters() if p.is_cuda} if torch.cuda.is_initialized() else ():
+            _generators.cuda.setdefault(device, torch.cuda.get_rng_state(device))
     try:
         yield
     finally:
-        if not torch.equal(torch.get_rng_state(), cpu):
-            torch.set_rng_state(cpu)
-        for device, state in cuda.items():
-            torch.cuda.set_rng_state(state, device)
+        with _lock:
+            _generators.users -= 1
+            if _generators.users == 0:
+                _put_back(_generators)
+
+
+def _put_back(states: _Generators) -> None:
+    assert states.cpu is not None  # saved by the first
+    if not torch.equal(torch.get_rng_state(), states.cpu):
+        torch.set_rng_state(states.cpu)
+    for device, state in states.cuda.items():
+        torch.cuda.set_rng_state(state, device)
+    states.cuda = {}

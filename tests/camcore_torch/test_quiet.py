@@ -1,17 +1,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from camcore_torch import quiet
 from camcore_torch.quiet import undisturbed
 from torch import Tensor, nn
-from torch.nn.modules import module as nn_module
 from torch_networks import TAILS, Small, network
+from torch_traces import no_trace, prepared, same
 
 import camcore
 from camcore import HeadNotFound, InputError
@@ -19,53 +19,6 @@ from camcore import HeadNotFound, InputError
 
 def images(count: int = 2, side: int = 32) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((count, 3, side, side)).astype(np.float32)
-
-
-def state(model: nn.Module) -> dict[str, Any]:
-    """Everything that explaining must not change."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return {
-        "flags": [m.training for m in model.modules()],
-        "hooks": [len(getattr(m, h)) for m in model.modules() for h in hooks],
-        "global hooks": len(nn_module._global_forward_hooks) + len(nn_module._global_forward_pre_hooks),
-        "grads": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
-        "requires grad": [p.requires_grad for p in model.parameters()],
-        "values": [t.clone() for t in model.state_dict().values()],
-        "versions": [t._version for t in model.state_dict().values()],
-        "random": torch.get_rng_state(),
-        "grad mode": torch.is_grad_enabled(),
-        "attributes": [sorted(vars(m)) for m in model.modules()],
-    }
-
-
-def same(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, list):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return bool(a == b)
-
-
-@contextmanager
-def no_trace(model: nn.Module, *, versions: bool = True) -> Iterator[None]:
-    before = state(model)
-    yield
-    after = state(model)
-    for key, value in before.items():
-        if key != "versions" or versions:
-            assert same(value, after[key]), f"{key} changed"
-
-
-def prepared(model: nn.Module) -> nn.Module:
-    """In the middle of a training: gradients present, some frozen, flags mixed."""
-    model.train()
-    x = torch.randn(2, 3, 64, 64)
-    out = model(x)
-    (out[0] if isinstance(out, tuple) else out).sum().backward()
-    parts = list(model.modules())
-    parts[len(parts) // 2].training = False
-    next(model.parameters()).requires_grad_(False)
-    return model
 
 
 @pytest.mark.parametrize(
@@ -196,3 +149,49 @@ def test_buffers_that_a_network_writes_in_evaluation_mode_come_back() -> None:
     for _ in range(3):
         explainer(images())
     assert model.calls.item() == 0
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad], ids=lambda c: c.__name__)
+def test_a_graph_of_the_caller_is_not_broken(context: Callable[[], Any]) -> None:
+    """Between forward and backward: the statistics are put back, and the graph does not notice."""
+
+    def step(explain: bool) -> list[Tensor | None]:
+        torch.manual_seed(0)
+        model = Small(TAILS["mean of two axes"]).train()
+        loss = model(torch.from_numpy(images(4))).square().mean()
+        if explain:
+            with context():
+                camcore.explainer(model, mode="caller", method="gradcam", layer="trunk")(images(3))
+        loss.backward()
+        return [*(p.grad for p in model.parameters()), *model.buffers()]
+
+    assert same(step(explain=True), step(explain=False))
+
+
+def test_random_numbers_come_back_only_after_the_last_thread() -> None:
+    model = nn.Linear(2, 2)
+    state = torch.get_rng_state()
+    first, second = quiet._random_numbers(model), quiet._random_numbers(model)
+    first.__enter__()
+    torch.rand(3)
+    second.__enter__()
+    torch.rand(3)
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_compiled_code_is_switched_on_again_after_the_last_thread() -> None:
+    first, second = quiet._uncompiled(), quiet._uncompiled()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    seen: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        seen.append("compiled")
+        return graph.forward
+
+    torch.compile(nn.Linear(2, 2), backend=backend)(torch.zeros(1, 2))
+    assert seen == ["compiled"]
