@@ -58,8 +58,9 @@ def test_command_line_names_the_obstacle_and_what_works(
     assert main(command(real, tmp_path)) == 2
     text = capsys.readouterr().err
     assert "is flattened, so that every position has weights of its own" in text
-    assert "Methods that work on this model: activationmap" in text
-    assert main(command(real, tmp_path, "--method", "activationmap")) == 0
+    assert "Methods that work here: ablationcam, reciprocam, activationmap, " in text
+    for method in ("activationmap", "reciprocam"):
+        assert main(command(real, tmp_path, "--method", method)) == 0
 
 
 def test_quantised_and_float_networks_look_at_the_same_place() -> None:
