@@ -205,7 +205,7 @@ def watching(
 def _hook(root: nn.Module, place: Place, watch: _Watch, waiting: Sequence[tuple[Point, Sight]]) -> Any:
     module = root.get_submodule(place.path)
 
-    def enter(_: nn.Module, args: Any, kwargs: Any) -> Any:
+    def enter(_: nn.Module, args: Any, kwargs: Any = None) -> Any:  # other threads may miss that it wants kwargs
         return watch.arrive(place, waiting, (args, kwargs))
 
     def leave(_: nn.Module, args: Any, output: Any) -> Any:

@@ -111,6 +111,19 @@ def test_other_threads_are_left_alone() -> None:
     assert model.seen == [True, True]
 
 
+def test_another_thread_that_does_not_know_that_the_hook_wants_keywords() -> None:
+    """PyTorch keeps the mark in a second dict, which loses it while a thread still goes through the hooks."""
+    model, found = Net(), []
+    with watching(model, [Point(Place("a", "enter", 1), 0, RELU)], grad=True) as (sight,):
+        model.a._forward_pre_hooks_with_kwargs.clear()
+        x = torch.randn(1, 4)
+        thread = threading.Thread(target=lambda: found.append(model(x)))
+        thread.start()
+        thread.join()
+    assert torch.equal(found[0], model(x))
+    assert sight.value is None
+
+
 def test_a_graph_where_the_network_says_no_grad() -> None:
     class Frozen(Net):
         def forward(self, x: Tensor) -> Tensor:
