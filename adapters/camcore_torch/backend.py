@@ -179,10 +179,8 @@ class TorchBackend:
             if "contributions" not in needs:
                 return seen
             records = (self._record_tail(images, point) for point in points)  # a pass for each layer
-            shares = (
-                contributions(r, aim, w, _TOLERANCE.get(study.dtype, 1e-3))
-                for r, w in zip(records, layouts, strict=True)
-            )
+            tolerance = _TOLERANCE.get(study.dtype, 1e-3)
+            shares = [contributions(r, aim, w, tolerance) for r, w in zip(records, layouts, strict=True)]
             return [replace(e, contributions=s) for e, s in zip(seen, shares, strict=True)]
 
     def scores(self, images: Floats) -> Floats:

@@ -9,7 +9,7 @@ activation differences", ICML 2017, arXiv:1704.02685).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,54 +25,22 @@ from camcore.layout import Layout
 from camcore.targets import Aim
 from camcore_torch.gradients import gradients
 from camcore_torch.record import Call
+from camcore_torch.rules import CURVES, MAXIMA, check_linear, curve, maximum, no_rule
 from camcore_torch.steps import array
-from camcore_torch.tails import Record
+from camcore_torch.tails import LOOKS, Record
 from camcore_torch.views import flat
 
 __all__ = ["contributions"]
 
 Floats = NDArray[np.floating[Any]]
 Pair = tuple[Any, Any]  # of the images, with a graph, and of the reference
-Run = Callable[[Tensor], Any]
-
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-# Linear in all tensors that come from the layer, however many.
-_SUMS = _names("""
-    add sub rsub neg cat stack mean sum cumsum where masked_fill copy clone _to_copy view _unsafe_view _reshape_alias
-    t transpose permute expand squeeze unsqueeze slice select split split_with_sizes unbind unfold repeat index
-    index_select gather roll flip rot90 diagonal pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle
-    im2col col2im constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d
-    replication_pad2d replication_pad3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d _adaptive_avg_pool2d
-    _adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d
-    upsample_bilinear2d _upsample_bilinear2d_aa upsample_bicubic2d _upsample_bicubic2d_aa upsample_trilinear3d
-""")
-
-# Linear where at most one of these arguments comes from the layer.
-_PRODUCTS = dict.fromkeys(_names("mul mm bmm mv dot convolution"), (0, 1))
-_PRODUCTS |= dict.fromkeys(_names("addmm addmv baddbmm addbmm addcmul"), (1, 2))
-
-# Linear in the first argument; the second ones only where they do not look at their batch.
-_FIRST = _names("div _native_batch_norm_legit_no_training")
-_BATCH_NORMS = _names("native_batch_norm cudnn_batch_norm miopen_batch_norm _native_batch_norm_legit")
-
-# Functions of one number at a time.
-_CURVES = _names("""
-    relu leaky_relu _prelu_kernel threshold elu celu gelu silu mish sigmoid tanh hardtanh hardswish hardsigmoid
-    hardshrink softshrink softplus clamp clamp_min clamp_max maximum minimum exp expm1 exp2 log log1p sqrt rsqrt abs
-    pow reciprocal sin cos atan erf
-""")
-_MAXIMA = _names("max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d adaptive_max_pool3d")
 
 # What a replayed value may lie in memory in another way for.
 _RELAXED = {op.default: torch.ops.aten.reshape.default for op in (torch.ops.aten.view, torch.ops.aten._unsafe_view)}
 
 
 def contributions(record: Record, aim: Aim, layout: Layout, tolerance: float, *, few: int = 8) -> Floats:
-    """What each channel gives the target of each class, (N, T, C).
+    """What each channel gives the target of each class, (N, T, C): ``sum_u m_k(u) A_k(u)`` with multipliers m.
 
     Parameters
     ----------
@@ -109,7 +77,8 @@ def contributions(record: Record, aim: Aim, layout: Layout, tolerance: float, *,
 def _shares(scores: Tensor, layer: Tensor, aim: Aim, layout: Layout) -> tuple[Floats, Floats]:
     """Multipliers times features: their (N, T, C) sums over the positions, and the (N, T) sums over everything."""
     (multipliers,) = gradients(scores, [get_gradient_edge(layer)], aim)
-    shares = multipliers * array(layer)[:, None]
+    features = array(layer)
+    shares = multipliers * features.astype(np.result_type(features.dtype, np.float32), copy=False)[:, None]
     maps = layout.maps(shares, lead=2)
     parts = maps.sum(axis=tuple(range(3, maps.ndim)), dtype=np.float64).astype(shares.dtype)
     return parts, shares.sum(axis=tuple(range(2, shares.ndim)), dtype=np.float64)
@@ -117,9 +86,10 @@ def _shares(scores: Tensor, layer: Tensor, aim: Aim, layout: Layout) -> tuple[Fl
 
 def _check_sums(sums: Floats, aim: Aim, scores: Floats, reference: Floats, tolerance: float) -> None:
     """The shares must add up to what the target of the whole network's scores loses."""
-    slopes = aim.slopes()
-    losses = np.einsum("ntk,nk->nt", slopes, scores.astype(np.float64) - reference)
-    sizes = np.einsum("ntk,nk->nt", np.abs(slopes), np.maximum(np.abs(scores), np.abs(reference)))
+    slopes, scores, reference = aim.slopes(), scores.astype(np.float64), reference.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a reference may have no finite scores
+        losses = np.einsum("ntk,nk->nt", slopes, scores - reference)
+        sizes = np.einsum("ntk,nk->nt", np.abs(slopes), np.maximum(np.abs(scores), np.abs(reference)))
     if not (np.abs(sums - losses) <= tolerance * sizes).all():
         raise MethodNotPossible(
             f"the shares of the channels by DeepLIFT differ by {np.abs(sums - losses).max():.3g} from what the target "
@@ -151,6 +121,8 @@ def _way(record: Record) -> list[tuple[Call, set[int]]]:
         raise MethodNotPossible("the scores do not depend on the layer: choose another layer")
     way = []
     for call in reversed(record.recorder.calls):
+        if call.name in LOOKS and not live.isdisjoint(call.sources):
+            raise no_rule(call, ", which looks at values")
         if not wanted.isdisjoint(call.results) and not live.isdisjoint(call.sources):
             way.append((call, set(call.sources) - wanted))
             wanted.update(call.sources)
@@ -159,48 +131,41 @@ def _way(record: Record) -> list[tuple[Call, set[int]]]:
 
 def _step(call: Call, values: dict[int, Pair], originals: dict[int, Tensor]) -> list[Pair]:
     """The results of one operation on both sides."""
-    args, kwargs = _filled(call, values, originals)
-    places = [i for i, arg in enumerate(args) if any(isinstance(leaf, _Live) for leaf in tree_leaves(arg))]
+    places = _places(call, values)
+    args, others = (_filled(call, values, originals, side) for side in (0, 1))
     if call.name in ("detach", "alias"):
-        return [args[0].pair]
-    if call.name in _CURVES | _MAXIMA:
-        if len(places) != 1:
-            raise _no_rule(call, " of two values that both come from it")
-        place = places[0]
-
-        def run(value: Tensor) -> Any:
-            return _called(call, (*args[:place], value, *args[place + 1 :]), kwargs)
-
-        return _curve(run, *args[place].pair) if call.name in _CURVES else _maximum(run, *args[place].pair)
-    _check_linear(call, places)
-    own = _called(call, *_side(0, (args, kwargs)))
-    with torch.no_grad():
-        other = _called(call, *_side(1, (args, kwargs)))
-    return list(zip(_tensors(own), _tensors(other), strict=True))
+        return [(args[0][0], others[0][0])]
+    if call.name not in CURVES | MAXIMA:
+        check_linear(call, places)
+        own = _called(call, *args)
+        with torch.no_grad():
+            other = _called(call, *others)
+        return [pair for pair in zip(tree_leaves(own), tree_leaves(other), strict=True) if isinstance(pair[0], Tensor)]
+    if len(places) != 1:
+        raise no_rule(call, " of two values that both come from it")
+    (place,), (own, kwargs), rule = places, args, curve if call.name in CURVES else maximum
+    return rule(lambda x: _called(call, (*own[:place], x, *own[place + 1 :]), kwargs), own[place], others[0][place])
 
 
-class _Live:
-    """Stands in the arguments of an operation for a value that comes from the layer."""
+def _places(call: Call, values: dict[int, Pair]) -> list[int]:
+    """Which arguments come from the layer."""
+    sources = iter(call.sources)
+    live = [[next(sources) in values for leaf in tree_leaves(arg) if isinstance(leaf, Tensor)] for arg in call.args]
+    return [place for place, any_of in enumerate(live) if any(any_of)]
 
-    def __init__(self, pair: Pair) -> None:
-        self.pair = pair
 
-
-def _filled(call: Call, values: dict[int, Pair], originals: dict[int, Tensor]) -> tuple[Any, Any]:
+def _filled(call: Call, values: dict[int, Pair], originals: dict[int, Tensor], side: int) -> tuple[Any, Any]:
+    """The arguments on one side."""
     sources = iter(call.sources)
 
     def fill(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
         source = next(sources)
-        return _Live(values[source]) if source in values else originals.get(source, leaf).detach()
+        return values[source][side] if source in values else originals.get(source, leaf).detach()
 
     filled: tuple[Any, Any] = tree_map(fill, (call.args, call.kwargs))
     return filled
-
-
-def _side(which: int, arguments: Any) -> Any:
-    return tree_map(lambda leaf: leaf.pair[which] if isinstance(leaf, _Live) else leaf, arguments)
 
 
 def _called(call: Call, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -208,56 +173,3 @@ def _called(call: Call, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     written = [a.alias_info is not None and a.alias_info.is_write for a in call.func._schema.arguments]
     fresh = [a.clone() if w and isinstance(a, Tensor) else a for a, w in zip(args, written, strict=False)]
     return _RELAXED.get(call.func, call.func)(*fresh, **kwargs)
-
-
-def _tensors(results: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(results) if isinstance(leaf, Tensor)]
-
-
-def _check_linear(call: Call, places: Sequence[int]) -> None:
-    if call.name in _SUMS:
-        return
-    if call.name in _PRODUCTS:
-        if len(set(_PRODUCTS[call.name]).intersection(places)) > 1:
-            raise _no_rule(call, " of two values that both come from it")
-    elif call.name in _BATCH_NORMS and call.args[5]:
-        raise _no_rule(call, " with the statistics of the batch")
-    elif call.name not in _FIRST | _BATCH_NORMS or places != [0]:
-        raise _no_rule(call)
-
-
-def _no_rule(call: Call, why: str = "") -> MethodNotPossible:
-    return MethodNotPossible(
-        f"on the way from the layer to the scores there is {call.name!r}{why}, for which DeepLIFT has no rule here; "
-        "choose a layer behind it, or a method that runs or differentiates the network: ablationcam, gradcam"
-    )
-
-
-def _curve(run: Run, x: Tensor, x0: Tensor) -> list[Pair]:
-    """A function of one number at a time: its slope is ``(f(x) - f(x0)) / (x - x0)``; ``f'`` where they are close."""
-    with torch.no_grad():
-        y, y0 = run(x), run(x0)
-        wide, wide0 = x.expand_as(y), x0.expand_as(y)
-        step = wide - wide0
-        close = step.abs() <= torch.finfo(x.dtype).eps ** 0.5 * torch.maximum(wide.abs(), wide0.abs())
-        slope = (y - y0) / step.masked_fill(close, 1)
-        if close.any():
-            slope = torch.where(close, _derivative(run, (wide + wide0) / 2), slope)
-    return [(y + slope * (x - x.detach()), y0)]
-
-
-def _derivative(run: Run, x: Tensor) -> Tensor:
-    with torch.enable_grad():
-        x = x.clone().requires_grad_(True)
-        return torch.autograd.grad(run(x).sum(), x)[0]
-
-
-def _maximum(run: Run, x: Tensor, x0: Tensor) -> list[Pair]:
-    """A window's maximum: a rise from y0 to y is all due to the greatest of x, a fall to the greatest of x0."""
-    with torch.no_grad():
-        (y, at), (y0, at0) = run(x), run(x0)
-    index = torch.where(y >= y0, at, at0).flatten(2)
-    chosen, chosen0 = (side.flatten(2).gather(2, index).view_as(y) for side in (x, x0))
-    step = chosen.detach() - chosen0
-    slope = torch.where(step == 0, 1, (y - y0) / step.masked_fill(step == 0, 1))  # never above 1
-    return [(y + slope * (chosen - chosen.detach()), y0), (at, at0)]

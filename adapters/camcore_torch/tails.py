@@ -17,12 +17,15 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflat
 from camcore.errors import MethodNotPossible
 from camcore_torch.record import Recorder
 
-__all__ = ["Record", "Tail", "check_tail", "make_tail"]
+__all__ = ["LOOKS", "Record", "Tail", "check_tail", "make_tail"]
+
+# Other features may lie in memory in another way than those of the record.
+RELAXED = {op.default: torch.ops.aten.reshape.default for op in (torch.ops.aten.view, torch.ops.aten._unsafe_view)}
 
 Argument = Callable[[dict[int, Tensor], int], Any]
 
 # Operations that hand values of tensors to Python, where they may decide what is done next.
-_LOOKS = {"_local_scalar_dense", "equal", "is_nonzero"}
+LOOKS = {"_local_scalar_dense", "equal", "is_nonzero"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +94,7 @@ def make_tail(two: Record, three: Record) -> Tail:
     known = {two.layer: three.layer}
     operations = []
     for a, b in zip(first, second, strict=True):
-        if a.name in _LOOKS and any(s in known for s in a.sources):
+        if a.name in LOOKS and any(s in known for s in a.sources):
             raise MethodNotPossible(
                 f"the network behind the layer looks at values of its tensors ({a.name}), so it may do other things "
                 "for other features, and cannot be run by itself; choose a method that needs no runs of the tail"
@@ -103,7 +106,7 @@ def make_tail(two: Record, three: Record) -> Tail:
             _tensor(x, y, *next(sources), known, two) if isinstance(x, Tensor) else _number(x, y, two.batch)
             for x, y in zip(leaves, others, strict=True)
         ]
-        operations.append(_Operation(a.func, arguments, form, a.results))
+        operations.append(_Operation(RELAXED.get(a.func, a.func), arguments, form, a.results))
         known.update(zip(a.results, b.results, strict=True))
     if known.get(two.scores) != three.scores:
         raise MethodNotPossible("the scores do not depend on the layer: choose another layer")
