@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from camcore.checks import check_evidence, check_scores
+from camcore.checks import check_evidence, check_features, check_maps, check_scores
 from camcore.evidence import Backend, Evidence
 from camcore.fuse import Fusion, fuse
 from camcore.head import LinearHead
+from camcore.methods import Method
 from camcore.plan import Plan, Route
 from camcore.scores import Classes, top_count
 from camcore.smoothing import Smoothing
@@ -47,8 +48,8 @@ class Work:
     plan : Plan
     labels : tuple of str or None
         Class names, for classes given by name.
-    fusion, scaling : str or sequence of float, str or None
-        How several layers are joined; see :func:`camcore.fuse.fuse`.
+    fusion, scaling, fusion_size
+        How several layers are joined; see :func:`camcore.fuse.fuse`. The size is ``"largest"`` or ``"input"``.
     smoothing : Smoothing or None
     checked : bool
         Whether the head has been seen to reproduce the scores, and cannot have changed since.
@@ -63,6 +64,7 @@ class Work:
     labels: Sequence[str] | None = None
     fusion: Fusion = "max"
     scaling: str | None = None
+    fusion_size: str = "largest"
     smoothing: Smoothing | None = None
     checked: bool = False
     batch_size: int = 32
@@ -155,32 +157,40 @@ def _maps(work: Work, images: Floats, seen: Sequence[Evidence]) -> Maps:
         check_scores(seen[0].scores)
     layers = []
     for route, evidence in zip(work.plan.routes, seen, strict=True):
+        check_features(evidence, route.tap)
         if (route.closed or "head" in row.needs) and not work.checked:
             check_evidence(evidence, route.tap, whole=not work.plan.target.plain)
             proved.append(bool(evidence.need_features().any()))  # zeros would prove nothing
         layers.append(_layer_maps(work, route, images, evidence))
-    maps = layers[0] if len(layers) == 1 else _fused(work, layers)
+    for maps, route in zip(layers, work.plan.routes, strict=True):
+        check_maps(maps, images, route.tap)
+    maps = layers[0] if len(layers) == 1 else _fused(work, layers, images.shape[2:])
     with np.errstate(over="ignore"):  # beyond float32 there is infinity
         raw = maps.astype(np.float32, copy=False)
     return Maps(raw, seen[0].scores, seen[0].classes, work.checked or (bool(proved) and all(proved)))
 
 
-def _fused(work: Work, layers: list[Floats]) -> Floats:
+def _fused(work: Work, layers: list[Floats], space: tuple[int, ...]) -> Floats:
     scaling = work.scaling or ("relu-max" if work.plan.method.rectifies else "minmax")
-    return fuse(layers, work.fusion, scaling=scaling)
+    return fuse(layers, work.fusion, scaling=scaling, size=space if work.fusion_size == "input" else None)
 
 
 def _layer_maps(work: Work, route: Route, images: Floats, evidence: Evidence) -> Floats:
     row = work.plan.method
     if evidence.class_maps is not None and row.from_class_maps is not None:
         return row.from_class_maps(evidence.class_maps)
-    if route.closed and "model" not in row.needs and evidence.classes.shape[1] > POOLED_CLASSES:
+    if _can_be_cut(row, route) and evidence.classes.shape[1] > POOLED_CLASSES:
         cuts = range(POOLED_CLASSES, evidence.classes.shape[1], POOLED_CLASSES)
         parts = [replace(evidence, classes=some) for some in np.split(evidence.classes, cuts, axis=1)]
         return np.concatenate([_layer_maps(work, route, images, part) for part in parts], axis=1)
     with np.errstate(over="ignore", invalid="ignore"):  # float16 features may hold inf: the check has spoken
         maps: Floats = row.formula(**_supply(work, route, images, evidence).given())
     return maps
+
+
+def _can_be_cut(row: Method, route: Route) -> bool:
+    """Whether to take the classes in parts costs nothing: no run of the network serves several."""
+    return route.closed and (row.probe is None or row.probe.where == "tail" or row.probe.per_class)
 
 
 def _supply(work: Work, route: Route, images: Floats, evidence: Evidence) -> Supply:

@@ -11,7 +11,7 @@ from camcore.errors import HeadNotFound, InputError
 from camcore.evidence import Evidence, Tap
 from camcore.head import LinearHead, NormHead, global_mean
 
-__all__ = ["check_evidence", "check_scores"]
+__all__ = ["check_evidence", "check_features", "check_maps", "check_scores"]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -20,6 +20,24 @@ def check_scores(scores: Floats) -> None:
     """Of what is not a number there is no map."""
     if not np.isfinite(scores).all():
         raise InputError("the model's scores are NaN or infinite for this input, so there is nothing to explain")
+
+
+def check_features(seen: Evidence, tap: Tap) -> None:
+    """The features of a layer are of as many images as the scores, or they are no features of images."""
+    if seen.features is not None and len(seen.features) != len(seen.scores):
+        raise InputError(
+            f"layer {tap.layer!r} gives {seen.features.shape} for {len(seen.scores)} images: its first axis is not the "
+            "batch (windows, heads or tokens come first), so it has no map of its own; choose another layer"
+        )
+
+
+def check_maps(maps: Floats, images: Floats, tap: Tap) -> None:
+    """A map lies on the image: it has as many spatial axes."""
+    if maps.ndim != images.ndim:
+        raise InputError(
+            f"the maps of layer {tap.layer!r} have {maps.ndim - 2} spatial axes, the images {images.ndim - 2}, so they "
+            "cannot be laid on them; choose another layer, or say how its tokens lie: grid=(h, w), prefix=p"
+        )
 
 
 def check_evidence(seen: Evidence, tap: Tap, *, whole: bool = False) -> None:

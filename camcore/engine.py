@@ -38,7 +38,7 @@ class Explainer:
     Parameters
     ----------
     backend : Backend
-    method, layer, target, fusion, scaling, smoothing, labels, preprocess
+    method, layer, target, fusion, scaling, fusion_size, smoothing, labels, preprocess
         See :func:`explainer`.
     options : mapping, optional
         Of the method.
@@ -61,6 +61,7 @@ class Explainer:
         options: Mapping[str, Any] | None = None,
         fusion: Fusion = "max",
         scaling: str | None = None,
+        fusion_size: str = "largest",
         smoothing: str | Smoothing | None = None,
         labels: Any = None,
         preprocess: str | Preprocess | Mapping[str, Any] | None = None,
@@ -79,8 +80,9 @@ class Explainer:
             "aim": target,
             "options": dict(options or {}),
         }
-        self._mixing: dict[str, Any] = {"fusion": fusion, "scaling": scaling, "smoothing": smoothing_of(smoothing)}
-        check_fusion(fusion, scaling, len(self._wanted["layers"]))
+        self._mixing: dict[str, Any] = {"fusion": fusion, "scaling": scaling, "fusion_size": fusion_size}
+        self._mixing["smoothing"] = smoothing_of(smoothing)
+        check_fusion(fusion, scaling, fusion_size, len(self._wanted["layers"]))
         if self._mixing["smoothing"] is not None:
             self._mixing["smoothing"].check(backend.input)
         self._plan: Plan | None = None
@@ -147,7 +149,9 @@ class Explainer:
         self, images: Floats, classes: Classes, pictures: Sequence[Picture] | None, views: Sequence[View] | None
     ) -> Explanation:
         plan, parts = self._applied(images, classes)
-        maps, scores, chosen = (_joined([getattr(p, name) for p in parts]) for name in ("maps", "scores", "classes"))
+        maps, scores, chosen = (
+            _concatenated([getattr(p, name) for p in parts]) for name in ("maps", "scores", "classes")
+        )
         names = fitting_names(self.labels, scores.shape[1])
         return Explanation(
             maps=maps,
@@ -176,7 +180,8 @@ class Explainer:
             other = self._without_head(images, str(error))
             if other is None:
                 raise
-        self._plan = other
+        if self.backend.fixed:  # else the next call may find the head as it should be
+            self._plan = other
         return other, self._parts(other, images, classes)
 
     def _parts(self, plan: Plan, images: Floats, classes: Classes) -> list[Maps]:
@@ -204,7 +209,7 @@ class Explainer:
             return None
 
 
-def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+def _concatenated(parts: list[NDArray[Any]]) -> NDArray[Any]:
     return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
@@ -220,6 +225,7 @@ def explainer(
     target: Any = None,
     fusion: Fusion = "max",
     scaling: str | None = None,
+    fusion_size: str = "largest",
     smoothing: str | Smoothing | None = None,
     labels: Any = None,
     preprocess: str | Preprocess | Mapping[str, Any] | None = None,
@@ -246,6 +252,8 @@ def explainer(
     scaling : str, optional
         How each of several layers is scaled first; see :func:`camcore.normalize`. ``"relu-max"`` for methods that
         rectify, else ``"minmax"``, where absent.
+    fusion_size : {"largest", "input"}
+        The size that they are resized to: the largest of them, or the image's.
     smoothing : {"flip", "scales", "flip+scales", "flip+gains"} or Smoothing, optional
         Average the maps of changed copies of the image.
     labels : path, sequence or mapping, optional
@@ -280,6 +288,7 @@ def explainer(
         options=mine,
         fusion=fusion,
         scaling=scaling,
+        fusion_size=fusion_size,
         smoothing=smoothing,
         labels=labels,
         preprocess=preprocess,

@@ -73,11 +73,13 @@ def fuse(
     return join(np.stack([resize(normalize(m, scaling, spatial=spatial), size) for m in maps]))
 
 
-def check_fusion(how: Fusion, scaling: str | None, layers: int) -> None:
+def check_fusion(how: Fusion, scaling: str | None, size: str, layers: int) -> None:
     """Raise before any work where the maps of so many layers could not be fused this way."""
     _joined(how, layers)
-    if scaling is not None and scaling not in NORMALIZATIONS:
+    if scaling is not None and (not isinstance(scaling, str) or scaling not in NORMALIZATIONS):
         raise InputError(f"scaling {scaling!r} is not known. {suggest(str(scaling), NORMALIZATIONS)}")
+    if size not in ("largest", "input"):
+        raise InputError(f"fusion_size is {size!r}; expected 'largest' (of the layers' maps) or 'input'")
 
 
 def _joined(how: Fusion, layers: int) -> Callable[[Floats], Floats]:

@@ -20,6 +20,9 @@ Floats = NDArray[np.floating[Any]]
 V = TypeVar("V", bound=Hashable)
 MOST_PREFIX = 16  # class, distillation and register tokens; the largest number in use is 9
 
+# None; a class token; with distillation; registers without and with a class token. Where no earlier map tells the grid.
+USUAL_PREFIXES = (0, 1, 2, 4, 5, 8, 9)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -148,13 +151,14 @@ def token_grid(
         return _given(tokens, prefix, tuple(grid))
     prefixes = range(min(MOST_PREFIX, tokens - 1) + 1) if prefix is None else (prefix,)
     shapes = [*reversed([tuple(k) for k in known])]
-    few = prefixes[:2] if len(image) == 1 else prefixes  # a line has so many parts that any number would fit
+    usual = [count for count in prefixes if prefix is not None or count in USUAL_PREFIXES]
+    few = usual[:2] if len(image) == 1 else usual  # a line has so many parts that any number would fit
     for candidates, counts in ((shapes, prefixes), (_divided(image), few)):
         for count in counts:
             for shape in candidates:
                 if math.prod(shape) + count == tokens:
                     return count, shape
-    return _square(tokens, prefixes, len(image) or 2)
+    return _square(tokens, usual, len(image) or 2)
 
 
 def _given(tokens: int, prefix: int | None, grid: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
@@ -177,7 +181,8 @@ def _divided(image: tuple[int, ...]) -> list[tuple[int, ...]]:
 def _square(tokens: int, prefixes: Iterable[int], axes: int) -> tuple[int, tuple[int, ...]]:
     for count in prefixes:
         side = math.isqrt(max(tokens - count, 0))
-        if axes == 2 and side > 0 and side * side + count == tokens:
+        enough = side * side >= count if count < 2 else side * side > count  # more patches than extra tokens
+        if axes == 2 and side > 0 and enough and side * side + count == tokens:
             return count, (side, side)
     raise InputError(
         f"{tokens} tokens make no grid that is known: expected a few class and register tokens in front, and then one "

@@ -269,30 +269,40 @@ def finer(strength: float = 0.6, count: int = 3) -> Target:
 def _by_hand(function: Callable[[Floats], Floats]) -> Target:
     """A user's function of (M, K) scores; its slopes by central differences in float64."""
 
+    def answer(scores: Floats) -> Floats:
+        values = np.asarray(function(scores))
+        return values if values.dtype.kind == "f" else values.astype(np.float64)
+
     def call(scores: Floats) -> Floats:
-        values = np.asarray(function(scores), np.float64)
+        values = answer(scores).astype(np.float64)
         if values.shape != (len(scores),):
             raise InputError(
                 f"the target function gives shape {values.shape} for scores {scores.shape}; expected one number a row: "
                 f"({len(scores)},)"
             )
+        if not np.isfinite(values).all():
+            raise InputError("the target function gives NaN or infinity for finite scores; expected numbers")
         return values
 
     def values(scores: Floats, classes: Indices, references: Indices, alone: bool) -> Floats:
         return np.repeat(call(scores)[:, None], classes.shape[1], axis=1)
 
     def slopes(scores: Floats, classes: Indices, references: Indices, alone: bool) -> Floats:
-        return np.repeat(np.stack([_gradient(call, row) for row in scores])[:, None], classes.shape[1], axis=1)
+        rows = [_gradient(call, row, answer(row[None]).dtype) for row in scores]
+        return np.repeat(np.stack(rows)[:, None], classes.shape[1], axis=1)
 
     return Target(f"function {getattr(function, '__name__', type(function).__name__)}", values, slopes)
 
 
-def _gradient(function: Callable[[Floats], Floats], row: Floats, most: int = 1024) -> Floats:
-    """Central differences of a function at one row of scores, at most ``most`` rows at a time."""
-    step = 1e-6 * max(1.0, float(np.abs(row).max(initial=0.0)))
+def _gradient(function: Callable[[Floats], Floats], row: Floats, precision: Any, most: int = 1024) -> Floats:
+    """Central differences of a function at one row of scores, at most ``most`` rows at a time.
+
+    The step fits the precision in which the function answers.
+    """
+    step = float(np.finfo(precision).eps) ** (1 / 3) * max(1.0, float(np.abs(row).max(initial=0.0)))
     slopes = np.empty(len(row))
     for start in range(0, len(row), most):
-        shifts = step * np.eye(len(row))[start : start + most]
+        shifts = step * np.eye(min(most, len(row) - start), len(row), k=start)
         slopes[start : start + most] = (function(row + shifts) - function(row - shifts)) / (2 * step)
     return slopes
 
@@ -327,6 +337,6 @@ def target(wanted: str | Target | Callable[[Floats], Floats]) -> Target:
         return difference(int(other) if other else None)
     if wanted == "finer":
         return finer()
-    if wanted not in TARGETS:
+    if not isinstance(wanted, str) or wanted not in TARGETS:
         raise InputError(f"target {wanted!r} is not known. {suggest(str(wanted), [*TARGETS, 'difference', 'finer'])}")
     return TARGETS[wanted]

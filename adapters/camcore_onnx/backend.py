@@ -103,7 +103,7 @@ class OnnxBackend:
     @property
     def device(self) -> str:
         """Where it runs: ``"cpu"`` or ``"cuda"``."""
-        return device_of(self._watcher((None,)).session)
+        return device_of(self._any_watcher().session)
 
     @cached_property
     def constants(self) -> Constants:
@@ -187,7 +187,7 @@ class OnnxBackend:
 
     def scores(self, images: Floats) -> Floats:
         """(N, K) scores, before a final softmax."""
-        return self._watcher((None,))(images).scores
+        return self._any_watcher()(images).scores
 
     def tails(self, images: Floats, layer: str | None = None) -> list[Tail]:
         """The rest of the network behind ``layer``, one for each image: (M, C, *S) features -> (M, K) scores.
@@ -257,6 +257,10 @@ class OnnxBackend:
         if value is None:
             raise HeadNotFound(f"{self.found.obstacle} Nor is there any feature map with spatial axes on that way.")
         return value
+
+    def _any_watcher(self) -> Watcher:
+        """One that is there already, since all give the scores; a session holds the weights once more."""
+        return next(iter(list(self._watchers.values())), None) or self._watcher((None,))
 
     def _watcher(self, layers: Sequence[str | None]) -> Watcher:
         """The session that watches some layers; for the head's features, if there are any, and the scores: (None,)."""

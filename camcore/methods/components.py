@@ -19,12 +19,15 @@ from camcore.methods.gradients import fitting
 from camcore.methods.table import Method, register
 from camcore.methods.weights import floating
 from camcore.products import product
+from camcore.walk import times
 
 __all__ = ["eigen_cam", "eigen_grad_cam", "kpca_cam"]
 
 Floats = NDArray[np.floating[Any]]
 Doubles = NDArray[np.float64]
 Classes = NDArray[np.integer[Any]] | None
+
+MOST_POSITIONS = 5000  # of kernel PCA, whose matrix of all pairs has 200 MB then
 
 
 def eigen_cam(features: Floats, classes: Classes = None, *, centred: bool = False) -> Floats:
@@ -133,7 +136,7 @@ def kpca_cam(
     Raises
     ------
     InputError
-        For an unknown kernel.
+        For an unknown kernel, or more than ``MOST_POSITIONS`` positions.
 
     References
     ----------
@@ -142,6 +145,12 @@ def kpca_cam(
     """
     if kernel not in _KERNELS:
         raise InputError(f"kernel {kernel!r} of kpcacam is not known. {suggest(kernel, _KERNELS)}")
+    positions = math.prod(features.shape[2:])
+    if positions > MOST_POSITIONS:
+        raise InputError(
+            f"kpcacam compares all pairs of positions, and the layer has {positions} ({times(features.shape[2:])}); "
+            f"choose a deeper layer, with at most {MOST_POSITIONS}"
+        )
     scale = 1 / features.shape[1] if gamma is None else gamma
     maps = np.stack([_first_of_kernel(image, kernel, scale, coef0) for image in _double(features)])
     return for_every_class(_like(features, maps), classes)

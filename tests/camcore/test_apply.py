@@ -509,3 +509,11 @@ class TestIdentities:
         assert len(maps) >= 8
         for name in maps:
             assert said[name] == {other for other in maps if other != name and affine(maps[name], maps[other])}, name
+
+
+def test_a_head_that_changes_is_looked_at_again() -> None:
+    """Where weights can change, one call that could not use the head does not decide for the next."""
+    model = Lying(fixed=False)
+    explain = Explainer(model, method="gradcam")
+    assert explain(images(), CLASSES).head == ""
+    assert explain.plan.way == "closed form"

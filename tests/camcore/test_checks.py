@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy_network import values
 
 from camcore import Evidence, HeadNotFound, InputError, LinearHead, NormHead, Tap
-from camcore.checks import check_evidence, check_scores
+from camcore.checks import check_evidence, check_features, check_maps, check_scores
 from camcore.head import global_mean
 
 
@@ -117,3 +117,14 @@ def test_what_to_do_is_said() -> None:
             np.array([[0]]),
             np.zeros((1, 1, 2, 2), np.float32),
         )
+
+
+def test_features_that_do_not_begin_with_the_batch_are_refused() -> None:
+    seen = Evidence(values(2, 5), np.zeros((2, 1), np.int64), values(8, 4, 3, 3))
+    with pytest.raises(InputError, match=r"'w' gives \(8, 4, 3, 3\) for 2 images: its first axis is not the"):
+        check_features(seen, Tap("w"))
+
+
+def test_maps_with_other_axes_than_the_images_are_refused() -> None:
+    with pytest.raises(InputError, match=r"layer 't' have 1 spatial axes, the images 2, .* grid=\(h, w\), prefix=p"):
+        check_maps(values(2, 1, 17), values(2, 3, 8, 8), Tap("t"))

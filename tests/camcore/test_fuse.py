@@ -104,11 +104,11 @@ def test_a_line_and_a_plane_do_not_meet() -> None:
 
 
 def test_what_cannot_be_done_is_said_before_any_work() -> None:
-    check_fusion("max", None, 1)
-    check_fusion([1, 2], "tanh", 2)
+    check_fusion("max", None, "largest", 1)
+    check_fusion([1, 2], "tanh", "largest", 2)
     with pytest.raises(InputError, match="fusion 'maxi' is not known"):
-        check_fusion("maxi", None, 1)
+        check_fusion("maxi", None, "largest", 1)
     with pytest.raises(InputError, match=r"fusion weights \[1, 2\] for 3 layer"):
-        check_fusion([1, 2], None, 3)
+        check_fusion([1, 2], None, "largest", 3)
     with pytest.raises(InputError, match=r"scaling 'tahn' is not known\. Did you mean 'tanh'"):
-        check_fusion("max", "tahn", 1)
+        check_fusion("max", "tahn", "largest", 1)

@@ -259,3 +259,9 @@ def test_the_axes_that_a_reshape_keeps_are_as_long(here: tuple[int, ...], there:
     kept = [(i, axis) for i, axis in enumerate(axes) if axis is not None]
     assert all(here[i] == there[axis] for i, axis in kept)
     assert [axis for _, axis in kept] == sorted({axis for _, axis in kept})
+
+
+@pytest.mark.parametrize("tokens", [8, 60, 43])
+def test_a_square_with_an_odd_number_of_tokens_in_front_is_not_believed(tokens: int) -> None:
+    with pytest.raises(InputError, match=f"{tokens} tokens make no grid that is known"):
+        token_grid(tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import tracemalloc
 from collections.abc import Callable
 from decimal import Decimal, localcontext
 from typing import Any
@@ -316,3 +317,44 @@ class TestNames:
     def test_unknown_ones(self, wanted: Any, hint: str) -> None:
         with pytest.raises(InputError, match=re.escape(f"target {wanted!r} is not known. {hint}")):
             target(wanted)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_a_function_that_answers_in_float32_has_slopes_all_the_same(scale: float) -> None:
+    """Steps that float32 does not resolve would make noise of them."""
+    scores = scale * np.random.default_rng(0).standard_normal((2, 40))
+
+    def single(s: np.ndarray) -> np.ndarray:
+        return (
+            TARGETS["log-probability"]
+            .values(
+                s.astype(np.float32).astype(float), np.full((len(s), 1), 3), np.empty((len(s), 1, 0), np.int64), False
+            )[:, 0]
+            .astype(np.float32)
+        )
+
+    classes = np.full((2, 1), 3)
+    slopes = target(single).aim(scores, classes).slopes()
+    expected = target("log-probability").aim(scores, classes).slopes()
+    np.testing.assert_allclose(slopes, expected, atol=5e-3)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_function_that_gives_no_number_is_answered(bad: float) -> None:
+    aim = target(lambda s: s[:, 0] * bad).aim(np.ones((1, 3)), np.zeros((1, 1), np.int64))
+    with pytest.raises(InputError, match="gives NaN or infinity for finite scores"):
+        aim.slopes()
+
+
+def test_memory_of_slopes_by_hand_does_not_grow_with_the_square_of_the_classes() -> None:
+    tracemalloc.start()
+    target(lambda s: s.sum(axis=1)).aim(np.ones((1, 6000)), np.zeros((1, 1), np.int64)).slopes()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6 * 1024 * 6000 * 8  # a few blocks of 1024 rows, not 6000 of them
+
+
+@pytest.mark.parametrize("wanted", [[1], {"a": 1}, None, 3])
+def test_what_is_no_target_is_answered(wanted: Any) -> None:
+    with pytest.raises(InputError, match="is not known"):
+        target(wanted)

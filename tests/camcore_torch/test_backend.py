@@ -264,3 +264,18 @@ def test_gradients_of_many_classes_are_taken_in_parts(monkeypatch: pytest.Monkey
     assert out.maps.shape[:2] == (2, 11)
     alone = camcore.explainer(model, method="layercam", layer="norm")(x, out.classes[:, [9]])
     np.testing.assert_allclose(out.maps[:, [9]], alone.maps, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("size", "side"), [("largest", 15), ("input", 32)])
+def test_layercam_of_three_blocks_with_weights_and_tanh(size: str, side: int) -> None:
+    """The fusion of a study of flowers: 0.4, 0.4, 0.2 of blocks 3, 4 and 5, each scaled by tanh; step by step."""
+    blocks = [nn.Sequential(nn.Conv2d(c, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)) for c in (3, 6, 6)]
+    model = nn.Sequential(nn.ZeroPad2d(-1), *blocks, nn.Flatten(), nn.Linear(6 * 3 * 3, 4)).eval()
+    x, layers, weights = images(2, 32), ["1", "2", "3"], [0.4, 0.4, 0.2]
+    options: dict[str, Any] = {"fusion": weights, "scaling": "tanh", "fusion_size": size}
+    out = camcore.explainer(model, method="layercam", layer=layers, **options)(x)
+    assert out.maps.shape == (2, 1, side, side)
+    singles = [camcore.explainer(model, method="layercam", layer=name)(x).maps for name in layers]
+    scaled = [camcore.resize(camcore.normalize(m, "tanh"), (side, side)) for m in singles]
+    expected = 0.4 * scaled[0] + 0.4 * scaled[1] + 0.2 * scaled[2]
+    np.testing.assert_allclose(out.maps, expected, rtol=1e-5, atol=1e-6)

@@ -334,6 +334,11 @@ def test_an_unknown_kernel_offers_the_known() -> None:
         kpca_cam(np.ones((1, 2, 3)), kernel="sigmoidal")
 
 
+def test_more_pairs_of_positions_than_memory_are_refused() -> None:
+    with pytest.raises(InputError, match=r"the layer has 50176 \(224x224\); choose a deeper layer, with at most 5000"):
+        kpca_cam(np.ones((1, 2, 224, 224), np.float32))
+
+
 def test_gradients_of_another_layer() -> None:
     text = "gradients have shape (1, 1, 5, 3); features of shape (1, 2, 3) ask for (N, T, C, *S) = (1, T, 2, 3)"
     with pytest.raises(InputError, match=re.escape(text)):
