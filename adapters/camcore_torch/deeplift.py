@@ -27,16 +27,13 @@ from camcore_torch.gradients import gradients
 from camcore_torch.record import Call
 from camcore_torch.rules import CURVES, MAXIMA, check_linear, curve, maximum, no_rule
 from camcore_torch.steps import array
-from camcore_torch.tails import LOOKS, Record
+from camcore_torch.tails import LOOKS, RELAXED, Record
 from camcore_torch.views import flat
 
 __all__ = ["contributions"]
 
 Floats = NDArray[np.floating[Any]]
 Pair = tuple[Any, Any]  # of the images, with a graph, and of the reference
-
-# What a replayed value may lie in memory in another way for.
-_RELAXED = {op.default: torch.ops.aten.reshape.default for op in (torch.ops.aten.view, torch.ops.aten._unsafe_view)}
 
 
 def contributions(record: Record, aim: Aim, layout: Layout, tolerance: float, *, few: int = 8) -> Floats:
@@ -172,4 +169,4 @@ def _called(call: Call, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """The result of the operation; what it would overwrite is copied first."""
     written = [a.alias_info is not None and a.alias_info.is_write for a in call.func._schema.arguments]
     fresh = [a.clone() if w and isinstance(a, Tensor) else a for a, w in zip(args, written, strict=False)]
-    return _RELAXED.get(call.func, call.func)(*fresh, **kwargs)
+    return RELAXED.get(call.func, call.func)(*fresh, **kwargs)

@@ -17,7 +17,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflat
 from camcore.errors import MethodNotPossible
 from camcore_torch.record import Recorder
 
-__all__ = ["LOOKS", "Record", "Tail", "check_tail", "make_tail"]
+__all__ = ["LOOKS", "RELAXED", "Record", "Tail", "check_tail", "make_tail"]
 
 # Other features may lie in memory in another way than those of the record.
 RELAXED = {op.default: torch.ops.aten.reshape.default for op in (torch.ops.aten.view, torch.ops.aten._unsafe_view)}
