@@ -21,15 +21,8 @@ Mode = Literal["eval", "caller"]
 MODES = ("eval", "caller")
 
 
-@dataclass
-class _Switch:
-    """How many threads want a module in evaluation mode, and which of its parts were training before the first."""
-
-    users: int = 0
-    training: list[nn.Module] = field(default_factory=list)
-
-
-_switches: WeakKeyDictionary[nn.Module, _Switch] = WeakKeyDictionary()
+_users: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+"""How many want a part in evaluation mode that was training before the first of them."""
 _lock = threading.Lock()
 _one_at_a_time = threading.RLock()
 
@@ -51,11 +44,13 @@ def undisturbed(module: nn.Module, mode: Mode = "eval", *, buffers: bool = False
 
     Notes
     -----
-    Flags are changed only where one is set, and the last of several threads puts them back. Nothing is differentiated
-    unless it is switched on inside. Compiled parts run as they were written, for hooks do not reach into them.
-    Autocast of the caller has no effect in evaluation mode: the network has the precision of its weights. In the
-    caller's mode it stays, but its cache of cast weights is off: what is cast here has no graph, and the caller's
-    training would take it from the cache.
+    Flags are changed only where one is set, and the last of several threads that run a part puts its flag back, also
+    where they run different networks that share the part. ``model.train()`` of another thread meanwhile keeps its
+    effect afterwards, but ``model.eval()`` of another thread changes nothing then, and such parts are training again
+    at the end. Nothing is differentiated unless it is switched on inside. Compiled parts run as they were written, for
+    hooks do not reach into them. Autocast of the caller has no effect in evaluation mode: the network has the precision
+    of its weights. In the caller's mode it stays, but its cache of cast weights is off: what is cast here has no graph,
+    and the caller's training would take it from the cache.
     """
     if mode not in MODES:
         raise InputError(f"mode is {mode!r}; expected 'eval' or 'caller'")
@@ -75,7 +70,7 @@ def undisturbed(module: nn.Module, mode: Mode = "eval", *, buffers: bool = False
             if buffers:
                 stack.enter_context(_one_at_a_time)
                 stack.enter_context(kept_buffers(module))
-        elif _training(module):
+        elif buffers or any(part.training for part in _parts(module)):
             stack.enter_context(_one_at_a_time)
             stack.enter_context(kept_buffers(module))
         yield
@@ -116,30 +111,31 @@ def _uncompiled() -> Iterator[None]:
 @contextmanager
 def _evaluation(module: nn.Module) -> Iterator[None]:
     with _lock:
-        switch = _switches.setdefault(module, _Switch())
-        if switch.users == 0:
-            switch.training = _training(module)
-        switch.users += 1
-        _set(switch.training, False)  # attributes, not .eval(): that method may be overridden, and may do more
+        parts = [part for part in _parts(module) if part.training or (_users and part in _users)]
+        for part in parts:
+            _users[part] = _users.get(part, 0) + 1
+        _set(parts, False)  # attributes, not .eval(): that method may be overridden, and may do more
     try:
         yield
     finally:
         with _lock:
-            switch.users -= 1
-            if switch.users == 0:
-                _set(switch.training, True)
-                switch.training = []
+            for part in parts:
+                _users[part] -= 1
+            unused = [part for part in parts if not _users[part]]
+            for part in unused:
+                del _users[part]
+            _set(unused, True)
 
 
-def _training(module: nn.Module) -> list[nn.Module]:
-    """The parts of a module whose flag is set; runs in every call, and ``module.modules()`` takes ten times longer."""
+def _parts(module: nn.Module) -> list[nn.Module]:
+    """A module and all inside; runs in every call, and ``module.modules()`` takes ten times longer."""
     found: dict[nn.Module, None] = {}
     stack = [module]
     while stack:
         part = stack.pop()
-        if part.training:
+        if part not in found:
             found[part] = None
-        stack += [child for child in part._modules.values() if child is not None]
+            stack += [child for child in part._modules.values() if child is not None]
     return list(found)
 
 
@@ -150,16 +146,40 @@ def _set(modules: list[nn.Module], training: bool) -> None:
 
 @contextmanager
 def kept_buffers(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Put all buffers back; the list that is given holds, afterwards, those that had changed."""
-    saved = [(b, b.clone()) for b in module.buffers()]
+    """Put all buffers back; the list that is given holds, afterwards, those that had changed or been replaced."""
+    saved = [_Kept(part) for part in _parts(module)]
     changed: list[Tensor] = []
     try:
         yield changed
     finally:
-        for buffer, value in saved:  # versions do not tell: batch normalisation updates its statistics without one
-            if not torch.equal(buffer, value):
+        for kept in saved:
+            changed += kept.put_back()
+
+
+class _Kept:
+    """The buffers of one part: which tensors they are, and what these hold."""
+
+    def __init__(self, part: nn.Module) -> None:
+        self.part = part
+        self.buffers = {name: (b, None if b is None else b.clone()) for name, b in part._buffers.items()}
+        plain = (bool, int, float, str, tuple, type(None))
+        self.plain = {k: v for k, v in vars(part).items() if type(v) in plain and k != "training"}
+
+    def put_back(self) -> list[Tensor]:
+        """Those that had changed. With a buffer that was replaced come back the numbers that may describe it."""
+        now = self.part._buffers
+        replaced = [name for name, (b, _) in self.buffers.items() if name in now and now[name] is not b]
+        changed = [b for b in (now[name] for name in replaced) if b is not None]
+        for name in replaced:
+            now[name] = self.buffers[name][0]
+        if replaced:
+            vars(self.part).update(self.plain)
+        for buffer, value in self.buffers.values():
+            # versions do not tell: batch normalisation updates its statistics without one
+            if buffer is not None and value is not None and not torch.equal(buffer, value):
                 buffer.data.copy_(value)  # a graph of the caller's may hold the buffer, and minds the version
                 changed.append(buffer)
+        return changed
 
 
 @dataclass

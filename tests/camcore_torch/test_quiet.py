@@ -129,6 +129,36 @@ def test_flags_come_back_only_after_the_last_thread() -> None:
     assert model.training
 
 
+def test_flags_of_shared_parts_come_back_only_after_the_last_network() -> None:
+    part = nn.BatchNorm1d(2)
+    whole = nn.Sequential(part, nn.Linear(2, 2)).train()
+    outer, inner = quiet._evaluation(whole), quiet._evaluation(part)
+    outer.__enter__()
+    inner.__enter__()
+    outer.__exit__(None, None, None)
+    assert not part.training
+    assert whole.training
+    inner.__exit__(None, None, None)
+    assert part.training
+    with undisturbed(part), undisturbed(whole):
+        assert not whole[1].training
+    assert whole[1].training
+    assert part.training
+    assert not quiet._users
+
+
+def test_training_that_another_thread_switches_on_meanwhile() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2)).eval()
+    model[0].train()
+    with undisturbed(model):
+        model.train()
+        with undisturbed(model):
+            assert not any(part.training for part in model.modules())
+        assert model[1].training
+    assert all(part.training for part in model.modules())
+    assert not quiet._users
+
+
 def test_unknown_mode() -> None:
     with pytest.raises(InputError, match="mode is 'test'; expected 'eval' or 'caller'"):
         camcore.explainer(nn.Linear(2, 2), mode="test")
@@ -149,6 +179,45 @@ def test_buffers_that_a_network_writes_in_evaluation_mode_come_back() -> None:
     for _ in range(3):
         explainer(images())
     assert model.calls.item() == 0
+
+
+class Replaces(Small):
+    """Counts in a buffer by assignment, fills one that is empty, and keeps one as long as a number says."""
+
+    def __init__(self) -> None:
+        super().__init__(TAILS["mean of two axes"])
+        for name, value in (("calls", torch.zeros(1)), ("table", torch.zeros(1)), ("late", None)):
+            self.register_buffer(name, value)
+        self.length = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls = self.calls + 1
+        if self.length < x.shape[2]:
+            self.table, self.length = torch.zeros(x.shape[2]), x.shape[2]
+        if self.late is None:
+            self.late = torch.zeros(1)
+        assert len(self.table) >= x.shape[2]
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("method", ["cam", "gradcam", "ablationcam"])
+@pytest.mark.parametrize(("mode", "training"), [("eval", False), ("eval", True), ("caller", False), ("caller", True)])
+def test_buffers_that_a_network_replaces_come_back(mode: str, training: bool, method: str) -> None:
+    model = Replaces().train(training)
+    model.norm.eval()
+    calls, table = model.calls, model.table
+    with no_trace(model, versions=mode == "eval"):
+        explainer = camcore.explainer(model, mode=mode, method=method)
+        for _ in range(2):
+            explainer(images())
+    assert model.calls is calls
+    assert model.table is table
+    assert model.late is None
+    assert model.length == 1
+    assert calls.item() == 0
+    assert explainer.backend.network.restless
+    with torch.no_grad():
+        model(torch.from_numpy(images()))  # what describes the table came back with it
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad], ids=lambda c: c.__name__)
