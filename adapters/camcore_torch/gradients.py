@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from camcore.errors import MethodNotPossible
+from camcore.errors import CamError, MethodNotPossible
 from camcore.targets import Aim
 from camcore_torch.steps import array
 
@@ -39,6 +39,22 @@ def twice() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What goes wrong in a backward pass, for a network's own operations raise what they like."""
+    try:
+        yield
+    except (CamError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        text = (str(error).strip().splitlines() or [repr(error)])[0]
+        raise MethodNotPossible(
+            f"the network behind the layer cannot be differentiated: {text.rstrip('.')}; choose another layer, or a "
+            "method without gradients: ablationcam, reciprocam, scorecam"
+        ) from error
+
+
+@_explained()
 def gradients(scores: Tensor, edges: Sequence[GradientEdge], aim: Aim) -> list[Floats]:
     """For each layer the (N, T, *native) gradients of the target of each class.
 
@@ -48,6 +64,11 @@ def gradients(scores: Tensor, edges: Sequence[GradientEdge], aim: Aim) -> list[F
     edges : sequence of GradientEdge
         Of the layers.
     aim : Aim
+
+    Raises
+    ------
+    MethodNotPossible
+        If the network cannot be differentiated, or no gradient arrives.
     """
     seeds = torch.as_tensor(aim.slopes()).movedim(1, 0)
     if scores.dtype != torch.float16:
@@ -70,7 +91,7 @@ def _all_at_once(scores: Tensor, edges: Sequence[GradientEdge], seeds: Tensor) -
         found = torch.autograd.grad(
             [scores], list(edges), [seeds], retain_graph=True, allow_unused=True, is_grads_batched=True
         )
-    except RuntimeError:
+    except Exception:  # an operation of the network's own may raise anything; alone it will tell what is wrong
         return _one_by_one(scores, edges, seeds)
     return [_reached(gradient) for gradient in found]
 
@@ -86,6 +107,7 @@ def _reached(gradient: Tensor | None) -> Tensor:
     return gradient
 
 
+@_explained()
 def curvatures(scores: Tensor, edges: Sequence[GradientEdge], values: Sequence[Tensor], aim: Aim) -> list[Floats]:
     """For each layer the (N, T, *native) Hessian of the target times the layer's values.
 

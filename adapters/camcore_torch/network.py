@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from camcore.errors import DeviceError, InputError, suggest
+from camcore.errors import CamError, DeviceError, InputError, suggest
 from camcore.evidence import InputSpec
 from camcore.head import LinearHead
 from camcore_torch.quiet import MODES, Mode, undisturbed
@@ -60,6 +60,8 @@ class Network:
         """The scores as the module gives them."""
         try:
             output = self.module(tensor)
+        except CamError:  # from what watches the pass
+            raise
         except Exception as error:  # a network raises what it likes
             text = (str(error).strip().splitlines() or [repr(error)])[0]
             raise InputError(f"the model cannot take images of shape {tuple(tensor.shape)}: {text}") from error

@@ -150,12 +150,12 @@ def check_tail(tail: Tail, layer: Tensor, scores: Tensor, tolerance: float) -> N
     try:
         again = tail(torch.cat([layer, other, layer, torch.zeros_like(layer), layer])).reshape(5, -1)
         alone = tail(other).reshape(1, -1)
+        worst = float((again - torch.cat([scores, alone, scores, again[3:4], scores])).abs().max())
     except RuntimeError as error:
         raise MethodNotPossible(
             f"the network behind the layer cannot be run by itself: {str(error).splitlines()[0]}; choose a method that "
             "needs no runs of the tail"
         ) from error
-    worst = float((again - torch.cat([scores, alone, scores, again[3:4], scores])).abs().max())
     scale = float(scores.abs().max())
     if not worst <= tolerance * scale:
         raise MethodNotPossible(

@@ -6,7 +6,7 @@ import torch
 from camcore_torch.network import Network, unwrap
 from torch import Tensor, nn
 
-from camcore import InputError
+from camcore import InputError, MethodNotPossible
 from camcore.head import LinearHead
 
 
@@ -84,6 +84,12 @@ def test_scores_among_what_a_model_returns() -> None:
 def test_models_that_do_not_give_scores(what: object, text: str) -> None:
     with pytest.raises(InputError, match=text):
         made(Returns(what))(torch.ones(1))
+
+
+def test_an_error_that_explains_itself_stays_as_it_is() -> None:
+    error = MethodNotPossible("the layer is not there")
+    with pytest.raises(MethodNotPossible, match=r"^the layer is not there$"):
+        made(Returns(error))(torch.ones(1))
 
 
 def test_heads_given_by_the_user() -> None:

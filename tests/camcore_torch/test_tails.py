@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from camcore_torch import TorchBackend
 from camcore_torch.record import Recorder
-from camcore_torch.tails import Tail
+from camcore_torch.tails import Tail, check_tail
 from torch import Tensor, nn
 from torch_autograd import distrusting, relative
 from torch_networks import TAILS, Small, network
@@ -223,6 +223,15 @@ def test_a_tensor_past_the_layer_whose_first_axis_is_not_the_batch() -> None:
 
     with pytest.raises(MethodNotPossible, match=r"a tensor of shape \(4, 2\) comes past the layer"):
         camcore.explainer(Turned(), method="reciprocam", layer="left")(images(1), 0)
+
+
+def test_a_tail_that_gives_another_number_of_scores() -> None:
+    class Wide(Tail):
+        def __call__(self, features: Tensor) -> Tensor:
+            return features.new_zeros(len(features), 5)
+
+    with pytest.raises(MethodNotPossible, match=r"cannot be run by itself: Sizes of tensors must match .*; choose a"):
+        check_tail(Wide(0, 1, []), torch.ones(1, 2, 3, 3), torch.ones(1, 4), 1e-3)
 
 
 def test_scores_that_do_not_depend_on_the_layer() -> None:

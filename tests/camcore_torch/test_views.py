@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from camcore_torch import TorchBackend
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch_autograd import EXPLAINED, bends, forward, relative, slopes
 from torch_networks import TAILS, Small, network
 
@@ -264,6 +265,47 @@ def test_scores_that_do_not_depend_on_the_layer() -> None:
         for wanted in ("all", 0):
             with pytest.raises(MethodNotPossible, match="the scores do not depend on the layer"):
                 TorchBackend(model).observe(images(), needs=frozenset({"gradients"}), layers=[layer], classes=wanted)
+
+
+class Breaking(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        raise ValueError("no way back.\nSorry")
+
+
+def overwritten(a: Tensor) -> Tensor:
+    e = a.exp()
+    y = e * a
+    e.add_(1)
+    return y
+
+
+class Once(Breaking):
+    @staticmethod
+    @once_differentiable  # type: ignore[misc]
+    def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient * 2
+
+
+@pytest.mark.parametrize(
+    ("then", "needs", "text"),
+    [
+        (Breaking.apply, "gradients", "no way back"),
+        (overwritten, "gradients", "one of the variables needed for gradient computation has been modified by .*"),
+        (Once.apply, "curvature", "trying to differentiate twice a function that was marked with @once_differentiable"),
+    ],
+)
+@pytest.mark.parametrize("classes", [1, "all"])
+def test_networks_that_cannot_be_differentiated(then: object, needs: str, text: str, classes: object) -> None:
+    torch.manual_seed(0)
+    model = Small(lambda a, fc, conv: fc(then(a).amax((2, 3)))).double()  # type: ignore[operator]
+    expected = f"^the network behind the layer cannot be differentiated: {text}; choose another layer, or a method wit"
+    with pytest.raises(MethodNotPossible, match=expected):
+        TorchBackend(model).observe(images(), needs=frozenset({needs}), layers=["norm"], classes=classes)
 
 
 def test_scores_of_a_wrong_shape() -> None:
