@@ -23,6 +23,8 @@ MOST_PREFIX = 16  # class, distillation and register tokens; the largest number 
 # None; a class token; with distillation; registers without and with a class token. Where no earlier map tells the grid.
 USUAL_PREFIXES = (0, 1, 2, 4, 5, 8, 9)
 
+POOLED_PREFIX = "the pooling averages class or register tokens too, which have no place on the map."
+
 
 @dataclass(frozen=True)
 class Layout:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 
 import onnx_ir as ir
 
@@ -59,6 +60,14 @@ class Axes:
             self._layouts[key] = self._pooled(value, tokens, image) if read else self._layout(value, tokens, image)
         return self._layouts[key]
 
+    def pools_prefix(self, value: ir.Value) -> bool:
+        """Whether tokens that are not of the picture lie among those that the head pools, as far as is known by now."""
+        if self._found.head is None or not self._found.reads(value):
+            return False
+        with suppress(InputError):
+            self.of(value)
+        return any(layout.prefix for (known, _, _), layout in list(self._layouts.items()) if known is value)
+
     def is_row(self, value: ir.Value) -> bool:
         """Whether a tensor is a row of tokens, (N, T, C)."""
         return rank_of(value) == 3 and axis_of_channels(value, self._constants) == 2
@@ -91,7 +100,7 @@ class Axes:
             if self._grid is not None or not (stated or tokens):
                 raise
             return Layout("last")  # a line: what is pooled is right whatever its form
-        return layout if layout.kind == "tokens" and not layout.prefix else Layout("last")
+        return layout if layout.kind == "tokens" else Layout("last")
 
 
 def is_map(shape: tuple[int | None, ...]) -> bool:

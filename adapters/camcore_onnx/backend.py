@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from camcore.errors import HeadNotFound, InputError
 from camcore.evidence import Evidence, InputSpec, Layer, Tap, milestones
 from camcore.head import LinearHead
+from camcore.layout import POOLED_PREFIX
 from camcore.methods import cam
 from camcore.preprocess import Preprocess
 from camcore.scores import Classes, choose_classes, top_count
@@ -140,6 +141,8 @@ class OnnxBackend:
             slack=found.slack,
             tolerance=self._tolerance(),
         )
+        if self.axes.pools_prefix(value):
+            return replace(tap, head=None, how="", obstacle=POOLED_PREFIX)
         if found.head is None or found.reads(value):
             return tap
         read = found.features.name if found.features is not None else ""

@@ -11,7 +11,7 @@ from camcore_onnx.axes import Axes, is_map
 from onnx_graphs import Graph, classifier, finish, images, run_plainly
 
 import camcore
-from camcore import InputError
+from camcore import HeadNotFound, InputError
 from camcore.layout import Layout
 
 
@@ -62,10 +62,19 @@ class TestOf:
         expected = np.stack([r @ w for r, w in zip(rows, found.tap().need_head().weight[[1, 4]], strict=True)])
         np.testing.assert_allclose(out.maps[:, 0], expected.reshape(2, 3, 5), rtol=1e-5, atol=1e-5)
 
-    def test_what_is_pooled_with_tokens_in_front_is_a_line(self) -> None:
-        found = backend(tokens(front=1))
-        assert found.axes.of(value(found, "joined"), 16, (6, 10)) == Layout("last")
-        assert found.tap().shape == (8, 16)
+    def test_what_is_pooled_with_tokens_in_front_has_no_linear_head(self) -> None:
+        """The mean runs over a token that has no place on the map."""
+        model, pixels = tokens(front=1), images(2, 3, 6, 10)
+        found = backend(model)
+        assert found.axes.of(value(found, "joined"), 16, (6, 10)) == Layout("tokens", 1, (3, 5))
+        assert found.tap().shape == (8, 3, 5)
+        assert found.tap().head is None
+        with pytest.raises(HeadNotFound, match="the pooling averages class or register tokens too"):
+            camcore.explainer(model, device="cpu", method="cam")(pixels)
+        out = camcore.explainer(model, device="cpu", method="activationmap")(pixels)
+        np.testing.assert_allclose(
+            out.maps[:, 0], tensor(model, "joined", pixels)[:, 1:].mean(2).reshape(2, 3, 5), rtol=1e-5, atol=1e-6
+        )
         assert found.axes.of(value(found, "rows"), 15, (6, 10)) == Layout("tokens", 0, (3, 5))
 
     def test_a_pooled_number_of_tokens_that_makes_no_grid_is_a_line(self) -> None:
