@@ -130,7 +130,13 @@ def _forward(scores: Tensor, edge: GradientEdge, direction: Tensor) -> Tensor:
     """The derivative of the scores along a direction of the layer, (N, K): twice backward is once forward."""
     dummy = torch.zeros_like(scores, requires_grad=True)
     pulled = torch.autograd.grad([scores], [edge], [dummy], create_graph=True)[0]
-    return torch.autograd.grad([pulled], [dummy], [direction], retain_graph=True)[0]
+    found = torch.autograd.grad([pulled], [dummy], [direction], retain_graph=True, allow_unused=True)[0]
+    if found is None:
+        raise MethodNotPossible(
+            "an operation behind the layer can be differentiated only once, and curvature needs it twice; choose "
+            "another layer, or a method without curvature: gradcam, hirescam"
+        )
+    return found
 
 
 def _inner(scores: Tensor, edge: GradientEdge, direction: Tensor, seed: Tensor) -> Tensor:
