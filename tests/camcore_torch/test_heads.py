@@ -109,7 +109,8 @@ def test_given_head_is_used_and_checked() -> None:
         np.testing.assert_allclose(camcore.explainer(model, head=given)(x).maps, expected, rtol=1e-6)
     wrong = LinearHead(-head.weight, head.bias)
     with pytest.raises(HeadNotFound, match="does not reproduce the scores"):
-        camcore.explainer(model, head=wrong)(x)
+        camcore.explainer(model, head=wrong, method="cam")(x)
+    assert camcore.explainer(model, head=wrong)(x).method == "gradcam"  # "auto" says what it took
 
 
 def test_given_head_and_layer_where_none_is_found() -> None:
