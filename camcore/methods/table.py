@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -17,6 +18,9 @@ __all__ = ["METHODS", "Method", "method", "register"]
 
 Floats = NDArray[np.floating[Any]]
 NEEDS = frozenset({"images", "features", "head", "gradients", "curvature", "moments", "contributions", "tail", "model"})
+
+# The least value of options that are counts, in whatever method they stand, and of what NumPy takes as a seed.
+_LEAST = {"samples": 1, "groups": 1, "seed": 0}
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class Method:
     summary : str
         One line for ``camcore methods``.
     options : mapping of str to object
-        Keyword arguments of the formula (and of the probe) that a user may set, with their defaults.
+        Keyword arguments of the formula (and of the probe) that a user may set, with their defaults. The type of the
+        default is that of every value; None stands for a number that the formula finds itself.
     target : str
         What is explained where the user does not say: see :func:`camcore.targets.target`.
     gradients_of : str
@@ -72,12 +77,26 @@ class Method:
     from_class_maps: Callable[[Floats], Floats] | None = None
 
     def set(self, **options: Any) -> Method:
-        """The row with other values of its options."""
+        """The row with other values of its options.
+
+        Raises
+        ------
+        InputError
+            For an option that it has not, or a value of another type than the default.
+        """
         for name in options:
             if name not in self.options:
                 known = suggest(name, self.options) if self.options else "It has none."
                 raise InputError(f"method {self.name!r} has no option {name!r}. {known}")
-        return replace(self, options={**self.options, **options})
+        return replace(self, options={**self.options, **{k: self._checked(k, v) for k, v in options.items()}})
+
+    def _checked(self, name: str, value: Any) -> Any:
+        """The value in the type of the option's default."""
+        default, plain = self.options[name], value.item() if isinstance(value, np.generic) else value
+        fits, expected = _rule(default, _LEAST.get(name))
+        if not fits(plain):
+            raise InputError(f"option {name} of {self.name} is {value!r}; expected {expected}")
+        return float(plain) if isinstance(default, float) else plain
 
     @property
     def has_target(self) -> bool:
@@ -88,6 +107,31 @@ class Method:
     def kin(self) -> str:
         """The group of methods that give the same map on a pooled linear head; empty where it stands alone."""
         return self.alike(self.options) if callable(self.alike) else self.alike
+
+
+def _rule(default: Any, least: int | None) -> tuple[Callable[[Any], bool], str]:
+    """What a value of an option must be, as a test and in words."""
+    if isinstance(default, bool):
+        return lambda value: isinstance(value, bool), "true or false"
+    if isinstance(default, int):
+        bound = "" if least is None else f", at least {least}"
+        return lambda value: _is_whole(value) and (least is None or value >= least), f"a whole number{bound}"
+    if isinstance(default, float):
+        return _is_finite, "a finite number"
+    if isinstance(default, str):
+        return lambda value: isinstance(value, str), f"a word such as {default!r}"
+    if default is None:
+        return lambda value: value is None or _is_finite(value), "a finite number or none"
+    return lambda value: True, "anything"  # of a row from elsewhere: its formula knows
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    """A number, be it a whole one, that is finite as a float."""
+    return (isinstance(value, float) or _is_whole(value)) and abs(value) <= sys.float_info.max
 
 
 _TABLE: dict[str, Method] = {}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from camcore.errors import InputError
 from camcore.head import LinearHead
@@ -154,6 +157,100 @@ def test_an_unknown_option_offers_the_nearest_or_says_that_there_are_none() -> N
         method("kpcacam", kernal="rbf")
     with pytest.raises(InputError, match=r"method 'cam' has no option 'kernel'\. It has none\."):
         METHODS["cam"].set(kernel="rbf")
+
+
+WHOLE, FINITE = "expected a whole number", "expected a finite number"
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "said"),
+    [
+        ("sscam", "samples", "ten", "option samples of sscam is 'ten'; expected a whole number, at least 1"),
+        ("sscam", "samples", None, "option samples of sscam is None; expected a whole number, at least 1"),
+        ("sscam", "seed", -1, "option seed of sscam is -1; expected a whole number, at least 0"),
+        ("sscam", "spread", "x", f"option spread of sscam is 'x'; {FINITE}"),
+        ("iscam", "samples", 0, f"option samples of iscam is 0; {WHOLE}, at least 1"),
+        ("iscam", "samples", True, f"option samples of iscam is True; {WHOLE}, at least 1"),
+        ("groupcam", "groups", "a", f"option groups of groupcam is 'a'; {WHOLE}, at least 1"),
+        ("groupcam", "groups", 0, f"option groups of groupcam is 0; {WHOLE}, at least 1"),
+        ("groupcam", "percentile", "a", f"option percentile of groupcam is 'a'; {FINITE}"),
+        ("random", "seed", 1.5, f"option seed of random is 1.5; {WHOLE}, at least 0"),
+        ("smoothgradcam++", "samples", 2.5, f"option samples of smoothgradcam++ is 2.5; {WHOLE}, at least 1"),
+        ("smoothgradcam++", "seed", -1, f"option seed of smoothgradcam++ is -1; {WHOLE}, at least 0"),
+        ("fem", "z", "a", f"option z of fem is 'a'; {FINITE}"),
+        ("fem", "z", False, f"option z of fem is False; {FINITE}"),
+        ("fem", "z", None, f"option z of fem is None; {FINITE}"),
+        ("fem", "z", 1j, f"option z of fem is 1j; {FINITE}"),
+        ("fem", "z", math.nan, f"option z of fem is nan; {FINITE}"),
+        ("fem", "z", -math.inf, f"option z of fem is -inf; {FINITE}"),
+        ("fem", "z", [2.0], f"option z of fem is [2.0]; {FINITE}"),
+        ("kpcacam", "gamma", "none", f"option gamma of kpcacam is 'none'; {FINITE} or none"),
+        ("kpcacam", "gamma", math.inf, f"option gamma of kpcacam is inf; {FINITE} or none"),
+        ("kpcacam", "kernel", ["a"], "option kernel of kpcacam is ['a']; expected a word such as 'sigmoid'"),
+        ("reciprocam", "kernel", 3, "option kernel of reciprocam is 3; expected a word such as 'pixel'"),
+        ("gradcam++", "variant", ["a"], "option variant of gradcam++ is ['a']; expected a word such as 'paper'"),
+        ("ablationcam", "relative", 1, "option relative of ablationcam is 1; expected true or false"),
+        ("eigencam", "centred", "yes", "option centred of eigencam is 'yes'; expected true or false"),
+    ],
+)
+def test_a_value_of_another_kind_raises(name: str, option: str, value: object, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        method(name, **{option: value})
+    assert str(caught.value) == said
+
+
+def test_a_whole_number_too_large_for_a_float_is_not_finite() -> None:
+    assert method("fem", z=10**308).options == {"z": 1e308}
+    with pytest.raises(InputError, match=r"option z of fem is 10{309}; expected a finite number"):
+        method("fem", z=10**309)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_defaults_are_values_that_fit(name: str) -> None:
+    row = METHODS[name]
+    assert row.set(**row.options).options == dict(row.options)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "kept"),
+    [
+        ("iscam", "samples", np.int64(3), 3),
+        ("random", "seed", np.uint8(0), 0),
+        ("fem", "z", 1, 1.0),
+        ("fem", "z", np.float32(-0.5), -0.5),
+        ("kpcacam", "gamma", None, None),
+        ("kpcacam", "gamma", 2, 2),
+        ("kpcacam", "kernel", np.str_("rbf"), "rbf"),
+        ("eigencam", "centred", np.bool_(True), True),
+    ],
+)
+def test_numbers_of_numpy_are_numbers(name: str, option: str, value: object, kept: object) -> None:
+    found = method(name, **{option: value}).options[option]
+    assert found == kept
+    assert type(found) is type(kept)
+
+
+@given(value=st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.integers())))
+@pytest.mark.parametrize("name", [name for name, row in METHODS.items() if row.options])
+def test_a_value_fits_or_is_said_not_to(name: str, value: object) -> None:
+    """What fits has the type of the default and the bounds of its name."""
+    for option, default in METHODS[name].options.items():
+        try:
+            found = method(name, **{option: value}).options[option]
+        except InputError as error:
+            assert str(error).startswith(f"option {option} of {name} is {value!r}; expected ")  # noqa: PT017
+        else:
+            assert type(found) is type(default) or (default is None and type(found) in (int, float, type(None)))
+            assert isinstance(found, (bool, str, type(None))) or math.isfinite(found)
+            assert option not in {"samples", "groups"} or found >= 1
+            assert option != "seed" or found >= 0
+
+
+def test_other_counts_have_no_bound_and_other_types_no_rule() -> None:
+    odd = row_with(options={"n": 1, "size": (1, 2)})
+    assert odd.set(n=-5, size="any").options == {"n": -5, "size": "any"}
+    with pytest.raises(InputError, match=r"^option n of odd is 1\.5; expected a whole number$"):
+        odd.set(n=1.5)
 
 
 def test_kin_is_a_name_or_a_function_of_the_options() -> None:
