@@ -103,7 +103,10 @@ def _one_by_one(scores: Tensor, edges: Sequence[GradientEdge], seeds: Tensor) ->
 
 def _reached(gradient: Tensor | None) -> Tensor:
     if gradient is None:
-        raise MethodNotPossible("the scores do not depend on the layer, so there is no gradient: choose another layer")
+        raise MethodNotPossible(
+            "no gradient arrives at the layer: the scores do not depend on the layer, or the network detaches what "
+            "comes from it; choose another layer, or a method without gradients: ablationcam, reciprocam, scorecam"
+        )
     return gradient
 
 
@@ -129,7 +132,7 @@ def _curvature(scores: Tensor, edge: GradientEdge, value: Tensor, aim: Aim) -> F
 def _forward(scores: Tensor, edge: GradientEdge, direction: Tensor) -> Tensor:
     """The derivative of the scores along a direction of the layer, (N, K): twice backward is once forward."""
     dummy = torch.zeros_like(scores, requires_grad=True)
-    pulled = torch.autograd.grad([scores], [edge], [dummy], create_graph=True)[0]
+    pulled = _reached(torch.autograd.grad([scores], [edge], [dummy], create_graph=True, allow_unused=True)[0])
     found = torch.autograd.grad([pulled], [dummy], [direction], retain_graph=True, allow_unused=True)[0]
     if found is None:
         raise MethodNotPossible(

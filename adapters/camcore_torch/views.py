@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from camcore.errors import InputError, MethodNotPossible
 from camcore.evidence import Evidence
@@ -86,9 +86,26 @@ def look(
 
 
 def _differentiable(output: Tensor, sights: Sequence[Sight], logits: Point | None) -> bool:
-    """Whether the scores have a graph. They have none where the network itself switches it off behind a layer."""
-    scores = output if logits is None else sights[-1].tensor
-    return scores is None or scores.requires_grad
+    """Whether gradients of the scores arrive at all layers. Not where the network itself switches them off between."""
+    scores, layers = (output, sights) if logits is None else (sights[-1].tensor, sights[:-1])
+    if scores is None or any(sight.value is None for sight in layers):
+        return True  # another way than in the first call: a second pass would not help
+    edges = [sight.edge for sight in layers if sight.edge is not None]
+    return scores.requires_grad and len(edges) == len(layers) and _arrive(scores, edges)
+
+
+def _arrive(scores: Tensor, edges: Sequence[GradientEdge]) -> bool:
+    """Whether a backward pass from the scores comes by all of these places."""
+    missing = {edge.node for edge in edges}
+    queue = [get_gradient_edge(scores).node]
+    seen = set(queue)
+    while queue and missing:
+        node = queue.pop()
+        missing.discard(node)
+        new = {following for following, _ in node.next_functions if following is not None} - seen
+        seen |= new
+        queue += new
+    return not missing
 
 
 def evidence_of(view: View, aim: Aim, needs: frozenset[str], layouts: Sequence[Layout]) -> list[Evidence]:

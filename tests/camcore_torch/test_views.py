@@ -244,6 +244,40 @@ def test_trunk_under_no_grad(layer: str) -> None:
     assert relative(seen.curvature, bends(scores, values[layer], seen.classes, line)) <= LIMIT
 
 
+class Between(nn.Module):
+    """A frozen part in the middle, in front of a head that is trained."""
+
+    def __init__(self, context: type = torch.no_grad) -> None:
+        super().__init__()
+        self.first, self.middle, self.fc = nn.Conv2d(3, 6, 3, stride=2), nn.Conv2d(6, 6, 3), nn.Linear(150, 4)
+        self.context = context
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        with self.context():
+            x = torch.relu(self.middle(x))
+        return self.fc(x.flatten(1)).softmax(1)
+
+
+@pytest.mark.parametrize("layers", [["first"], ["middle"], ["first", "middle"]])
+@pytest.mark.parametrize("needs", [BOTH, frozenset({"curvature"})])
+def test_frozen_part_behind_the_layer(layers: list[str], needs: frozenset[str]) -> None:
+    model, x = made(Between), images()
+    seen = TorchBackend(model).observe(
+        x, needs=needs, layers=layers, classes="all", target=target_of("log-probability")
+    )
+    model.context = torch.enable_grad
+    scores, values = forward(model, x, layers)
+    scores = scores.log()  # the same up to a number that all of them share
+    line = EXPLAINED["log-probability"][1]
+    for layer, evidence in zip(layers, seen, strict=True):
+        assert evidence.curvature is not None
+        assert relative(evidence.curvature, bends(scores, values[layer], evidence.classes, line)) <= LIMIT
+        if "gradients" in needs:
+            assert evidence.gradients is not None
+            assert relative(evidence.gradients, slopes(scores, values[layer], evidence.classes, line)) <= LIMIT
+
+
 def test_trunk_under_inference_mode_is_refused() -> None:
     model = made(lambda: Frozen(torch.inference_mode))  # type: ignore[arg-type]
     with pytest.raises(MethodNotPossible, match="no gradient arrives at the layer: the network detaches it"):
@@ -265,6 +299,8 @@ def test_scores_that_do_not_depend_on_the_layer() -> None:
         for wanted in ("all", 0):
             with pytest.raises(MethodNotPossible, match="the scores do not depend on the layer"):
                 TorchBackend(model).observe(images(), needs=frozenset({"gradients"}), layers=[layer], classes=wanted)
+        with pytest.raises(MethodNotPossible, match="the scores do not depend on the layer, or the network detaches"):
+            TorchBackend(model).observe(images(), needs=frozenset({"curvature"}), layers=[layer])
 
 
 class Breaking(torch.autograd.Function):
