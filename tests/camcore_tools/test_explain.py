@@ -177,7 +177,15 @@ def test_layers_are_fused(model: Path, picture: Path, tmp_path: Path) -> None:
         (["--method", "gradcam", "--layer", "conv"], "which onnx models do not give"),
         (["--method", "eigencam", "--layer", "conv", "--layer", "relu", "--fusion", "1"], "fusion weights"),
         (["--method", "eigencam", "--layer", "conv", "--layer", "relu", "--fusion", "sum"], "fusion 'sum'"),
-        (["--method", ","], "no method was named"),
+        (["--method", ","], "no method was named in --method ','; camcore methods lists them"),
+        (["--method", "iscam", "--option", "samples=ten"], "option samples of iscam is 'ten'; expected a whole number"),
+        (["--method", "iscam", "--option", "samples=0"], "option samples of iscam is 0; expected a whole number, at"),
+        (["--method", "fem", "--option", "z=NaN"], "option z of fem is 'NaN'; expected a finite number"),
+        (["--method", "fem", "--option", "z=1e999"], "option z of fem is inf; expected a finite number"),
+        (["--method", "fem", "--option", "z=none"], "option z of fem is None; expected a finite number"),
+        (["--method", "kpcacam", "--option", "gamma=x"], "option gamma of kpcacam is 'x'; expected a finite number or"),
+        (["--method", "eigencam", "--option", "centred=1"], "option centred of eigencam is 1; expected true or false"),
+        (["--method", "gradcam++", "--option", "variant=[1]"], "option variant of gradcam++ is [1]; expected a word"),
     ],
 )
 def test_wrong_words(
@@ -185,3 +193,12 @@ def test_wrong_words(
 ) -> None:
     assert explain(model, picture, tmp_path / "out", *words) == 2
     assert text in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()  # nor is an empty folder left
+
+
+@pytest.mark.parametrize("word", ["none", "None", "NULL"])
+def test_no_number_for_gamma_can_be_typed(model: Path, picture: Path, tmp_path: Path, word: str) -> None:
+    assert explain(model, picture, tmp_path / "out", "--method", "kpcacam", "--option", f"gamma={word}") == 0
+    found = np.load(tmp_path / "out" / "maps.npz")["maps"]
+    expected = camcore.explainer(model, method="kpcacam", preprocess="unit")(str(picture)).maps
+    np.testing.assert_array_equal(found, expected)

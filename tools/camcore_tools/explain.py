@@ -13,22 +13,24 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from camcore import figures
 from camcore.colormaps import COLORMAPS
-from camcore.engine import Explainer, open_backend
-from camcore.errors import InputError
+from camcore.engine import Explainer
+from camcore.errors import InputError, MethodNotPossible
 from camcore.explanation import Explanation
 from camcore.normalize import NORMALIZATIONS
 from camcore.pictures import Picture, find_pictures, load_picture
-from camcore.preprocess import PRESETS, Preprocess, preprocess
+from camcore.preprocess import PRESETS
 from camcore.results import ResultFolder
 from camcore.smoothing import SMOOTHINGS
 from camcore_tools.compare import stack_sheets
 from camcore_tools.console import Progress, note, print_json, safe
+from camcore_tools.explainers import leave_out, note_alike, open_explainers, possible_ones
 from camcore_tools.sources import add_model_options, open_model
 
 SUMMARY = "explain pictures: overlays, raw maps and result.json"
@@ -75,7 +77,7 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=VALUE",
         type=_option,
-        help="of the method, as camcore methods NAME lists them",
+        help="as camcore methods NAME lists them; of several methods each takes those that it has",
     )
     parser.add_argument(
         "--target", metavar="WHAT", help="logit, probability, log-probability, difference, difference:7, finer"
@@ -112,10 +114,12 @@ def add_preprocess_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _option(text: str) -> tuple[str, Any]:
-    """``samples=10`` as a number, ``variant=official`` as a text, ``centred=true`` as a truth value."""
+    """``samples=10`` as a number, ``variant=official`` as a text, ``centred=true`` as a truth value, ``gamma=none``."""
     name, found, value = text.partition("=")
     if not name or not found:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, such as samples=10")
+    if value.lower() == "none":
+        return name, None
     try:
         return name, json.loads(value.lower())
     except ValueError:
@@ -154,22 +158,38 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("no pictures were given; expected files, folders or glob patterns")
     paths = find_pictures(args.images)
     explainers = open_explainers(args, model)
-    documents: dict[str, Any] = {}
-    sheets: list[list[Path]] = []
-    failed = 0
-    for name, explainer in explainers.items():
-        folder = Path(args.output) / name if len(explainers) > 1 else Path(args.output)
-        results, left_out = _explain(explainer, paths, folder, args, quiet=args.json or bool(documents))
-        documents[name], failed = results.document(), max(failed, left_out)
-        sheets.append(results.files)
-    if len(explainers) > 1:
-        stack_sheets(sheets, Path(args.output))
-        _note_alike(explainers)
-    if args.json:
-        print_json(documents if len(documents) > 1 else next(iter(documents.values())))
-    else:
+    several = len(explainers) > 1
+    done, failed = _explain_all(explainers, paths, args)
+    if several:
+        stack_sheets([files for _, files in done.values()], Path(args.output))
+    if several and failed < len(paths):
+        note_alike({name: explainers[name] for name in done})
+    if args.json and done:
+        documents = {name: document for name, (document, _) in done.items()}
+        print_json(documents if several else next(iter(documents.values())))
+    elif done:
         print(f"{len(paths) - failed} of {len(paths)} pictures explained; results in {args.output}")
-    return 2 if failed else 0
+    return 2 if failed or len(done) < len(explainers) else 0
+
+
+def _explain_all(
+    explainers: Mapping[str, Explainer], paths: list[Path], args: argparse.Namespace
+) -> tuple[dict[str, tuple[dict[str, Any], list[Path]]], int]:
+    """For each method that could be done its document and files; and how many pictures could not be."""
+    several = len(explainers) > 1
+    done: dict[str, tuple[dict[str, Any], list[Path]]] = {}
+    failed = 0
+    for name, explainer in (possible_ones(explainers, paths) if several else explainers).items():
+        folder = Path(args.output) / name if several else Path(args.output)
+        try:
+            results, left_out = _explain(explainer, paths, folder, args, quiet=args.json or bool(done))
+        except (MethodNotPossible, InputError) as error:
+            if not several or (isinstance(error, InputError) and not done):  # it is no fault of this method
+                raise
+            leave_out(name, error)
+        else:
+            done[name], failed = (results.document(), results.files), max(failed, left_out)
+    return done, failed
 
 
 def _explain(
@@ -177,7 +197,11 @@ def _explain(
 ) -> tuple[ResultFolder, int]:
     """Explain all pictures with one method; gives what was written and how many could not be."""
     failed = 0
-    with ResultFolder(folder, top=args.top, **_style(args)) as results, Progress(len(paths), "explaining") as bar:
+    with (
+        _never_left_empty(folder),
+        ResultFolder(folder, top=args.top, **_style(args)) as results,
+        Progress(len(paths), "explaining") as bar,
+    ):
         explainer.report = lambda done, total: bar.step(0, f"{done}/{total} runs")
         for start in range(0, len(paths), _BATCH):
             chosen = paths[start : start + _BATCH]
@@ -186,53 +210,23 @@ def _explain(
     return results, failed
 
 
-def open_explainers(args: argparse.Namespace, model: Any) -> dict[str, Explainer]:
-    """For each method that the options ask for its explainer; they share the model."""
-    options = {} if args.threads is None or args.torch else {"threads": args.threads}
-    backend = open_backend(model, device=args.device, **options)
-    names = list(dict.fromkeys(name for name in args.method.split(",") if name))
-    if not names:
-        raise InputError(f"no method was named in --method {args.method!r}; camcore methods lists them")
-    explainers = {
-        name: Explainer(
-            backend,
-            method=name,
-            layer=args.layer,
-            target=args.target,
-            options=dict(args.option),
-            fusion=args.fusion,
-            scaling=args.scaling,
-            smoothing=args.smooth,
-            labels=args.labels,
-        )
-        for name in names
-    }
-    rule = _rule(args, backend.preprocess)
-    for explainer in explainers.values():
-        explainer.preprocess = rule
-    return explainers
+@contextmanager
+def _never_left_empty(folder: Path) -> Iterator[None]:
+    """Folders that are made meanwhile, and into which nothing was written, are gone afterwards."""
+    made = [path for path in (folder, *folder.parents) if _is_absent(path)]
+    try:
+        yield
+    finally:
+        for path in made:
+            with suppress(OSError):  # it holds something, or was never made
+                path.rmdir()
 
 
-def _note_alike(explainers: Mapping[str, Explainer]) -> None:
-    """Two methods asked for that are provably the same on this model: say so."""
-    told: set[str] = set()
-    for name, explainer in explainers.items():
-        same = [other for other in explainer.plan.alike if other in explainers and other not in told]
-        if same and name not in told:
-            note(
-                f"note: on this model {', '.join(same)} and {name} give the same raw map, up to a positive factor and "
-                "a constant: the scores are linear in the pooled features"
-            )
-        told |= {name, *same}
-
-
-def _rule(args: argparse.Namespace, known: Preprocess | None) -> Preprocess:
-    own = args.mean is not None or args.std is not None
-    if args.preprocess is None and known is None and not own:
-        note("note: the model does not say how pictures become its input; taking --preprocess imagenet")
-    base: str | Preprocess = args.preprocess or ("unit" if own else known or "imagenet")
-    given = {"mean": args.mean, "std": args.std, "size": args.size, "resize": args.resize}
-    return preprocess(base, **{k: v for k, v in given.items() if v is not None})
+def _is_absent(path: Path) -> bool:
+    try:
+        return not path.exists()
+    except OSError:  # may not be looked at
+        return False
 
 
 def _style(args: argparse.Namespace) -> dict[str, Any]:
