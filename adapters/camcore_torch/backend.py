@@ -63,7 +63,10 @@ class TorchBackend:
     The first call records one image's forward pass to learn where the features are. Later calls record the few
     operations behind the features only, so weights are always read as they are now. Memory: one image's activations
     for the time of the first call, later one copy of the features, and the graph of the network behind the layer where
-    gradients are wanted.
+    gradients are wanted. Methods that run the network behind a layer record it for each image, three times in a
+    batch, and hold all activations behind the layer for that time; a run with other features holds what is still to
+    be read, which is a few times the batch of features that comes in. DeepLIFT's shares (LIFT-CAM) take a record of
+    all images, and a graph of the same size.
     """
 
     kind = "torch"
@@ -201,8 +204,7 @@ class TorchBackend:
 
     def _tail_of(self, image: Floats, point: Point, layout: Layout, logits: Point | None) -> Callable[[Floats], Floats]:
         with self.network.undisturbed():
-            two, three = (self._record_tail(np.repeat(image[None], n, axis=0), point) for n in (2, 3))
-            tail = make_tail(two, three)
+            tail = make_tail(*(self._record_tail(np.repeat(image[None], n, axis=0), point).spared() for n in (2, 3)))
             tensor = self.network.tensor(image[None])
             view = look(self.model, [point], logits, lambda: self.network(tensor))
             (like,) = view.values()

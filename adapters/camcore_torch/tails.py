@@ -6,16 +6,16 @@ of views, for example) follow the size of the batch; then the operations can be 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from camcore.errors import MethodNotPossible
-from camcore_torch.record import Recorder
+from camcore_torch.record import Call, Recorder
 
 __all__ = ["LOOKS", "RELAXED", "Record", "Tail", "check_tail", "make_tail"]
 
@@ -47,6 +47,28 @@ class Record:
         calls = self.recorder.calls
         return next((i for i, call in enumerate(calls) if self.layer in call.sources), len(calls))
 
+    def spared(self) -> Record:
+        """The same without what comes from the layer, of which a tail takes only the shapes. The record is used up."""
+        recorder, live = self.recorder, self.recorder.depends_on(self.layer)
+        calls = [_spared(call, live) for call in recorder.calls[self.start :]]
+        recorder.calls[:] = calls
+        recorder.tensors.clear()
+        for number in live.intersection(recorder.originals):
+            del recorder.originals[number]
+        return self
+
+
+def _spared(call: Call, live: set[int]) -> Call:
+    sources = iter(call.sources)
+
+    def spare(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or next(sources) not in live:
+            return leaf
+        return torch.empty(leaf.shape, dtype=leaf.dtype, device="meta")
+
+    args, kwargs = tree_map(spare, (call.args, call.kwargs))
+    return replace(call, args=args, kwargs=kwargs)
+
 
 @dataclass(frozen=True, eq=False)
 class _Operation:
@@ -54,12 +76,16 @@ class _Operation:
     arguments: list[Argument]
     form: TreeSpec
     results: tuple[int, ...]
+    done: set[int]
+    """Values that no later operation reads."""
 
     def __call__(self, values: dict[int, Tensor], batch: int) -> None:
         leaves = [argument(values, batch) for argument in self.arguments]
         args, kwargs = tree_unflatten(leaves, self.form)
         out = self.func(*args, **kwargs)
         values.update(zip(self.results, (t for t in tree_leaves(out) if isinstance(t, Tensor)), strict=True))
+        for number in self.done:
+            values.pop(number, None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +101,15 @@ class Tail:
         for operation in self.operations:
             operation(values, len(features))
         return values[self.scores]
+
+
+def _last_read(calls: Sequence[Call], scores: int) -> list[set[int]]:
+    """For each operation the values that no later one reads."""
+    wanted, done = {scores}, []
+    for call in reversed(calls):
+        done.append({*call.sources, *call.results} - wanted)
+        wanted.update(call.sources)
+    return done[::-1]
 
 
 def make_tail(two: Record, three: Record) -> Tail:
@@ -93,7 +128,7 @@ def make_tail(two: Record, three: Record) -> Tail:
         )
     known = {two.layer: three.layer}
     operations = []
-    for a, b in zip(first, second, strict=True):
+    for a, b, done in zip(first, second, _last_read(first, two.scores), strict=True):
         if a.name in LOOKS and any(s in known for s in a.sources):
             raise MethodNotPossible(
                 f"the network behind the layer looks at values of its tensors ({a.name}), so it may do other things "
@@ -106,7 +141,7 @@ def make_tail(two: Record, three: Record) -> Tail:
             _tensor(x, y, *next(sources), known, two) if isinstance(x, Tensor) else _number(x, y, two.batch)
             for x, y in zip(leaves, others, strict=True)
         ]
-        operations.append(_Operation(RELAXED.get(a.func, a.func), arguments, form, a.results))
+        operations.append(_Operation(RELAXED.get(a.func, a.func), arguments, form, a.results, done))
         known.update(zip(a.results, b.results, strict=True))
     if known.get(two.scores) != three.scores:
         raise MethodNotPossible("the scores do not depend on the layer: choose another layer")

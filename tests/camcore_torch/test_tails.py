@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from camcore_torch import TorchBackend
 from camcore_torch.record import Recorder
 from camcore_torch.tails import Tail, check_tail
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch_autograd import distrusting, relative
 from torch_networks import TAILS, Small, network
 from torchvision.models import VisionTransformer
@@ -243,6 +245,76 @@ def test_scores_that_do_not_depend_on_the_layer() -> None:
 
     with pytest.raises(MethodNotPossible, match="the scores do not depend on the layer"):
         camcore.explainer(Ignores(), method="ablationcam", layer="right")(images(1), 0)
+
+
+class Chain(nn.Module):
+    """Many operations of one size, and a shortcut past some of them."""
+
+    def __init__(self, length: int = 24) -> None:
+        super().__init__()
+        self.conv, self.fc, self.length = nn.Conv2d(3, 8, 3), nn.Linear(8, 4), length
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        held = x.sin()
+        for i in range(self.length):
+            x = (x + held if i == 3 else x).cos()
+        return self.fc(x.amax((2, 3)))
+
+
+class Living(TorchDispatchMode):
+    """The most results of one size, at least so large, that are alive at a time."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape, self.most = shape, 0
+        self.alive: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.shape == self.shape and out.device.type != "meta":
+            self.alive.add(out.untyped_storage())
+            self.most = max(self.most, len(self.alive))
+        return out
+
+
+def test_a_tail_holds_only_what_is_still_to_be_read() -> None:
+    torch.manual_seed(0)
+    backend = TorchBackend(Chain())
+    (tail,) = backend.tails(images(1, 12), "conv")
+    features = np.ones((7, 8, 10, 10), np.float32)
+    with Living(features.shape) as seen:
+        tail(features)
+    assert seen.most <= 4  # the features, what is held, what goes into an operation and what comes out
+
+
+def test_a_tail_keeps_nothing_of_what_it_was_learned_from() -> None:
+    torch.manual_seed(0)
+    backend = TorchBackend(Chain())
+    backend.tap(example=images(1, 12))
+    with Living((2, 8, 10, 10)) as two, Living((3, 8, 10, 10)) as three:
+        (tail,) = backend.tails(images(1, 12), "conv")
+        gc.collect()
+        assert two.most >= 24  # for the time of the recording
+        assert not two.alive
+        assert not three.alive
+    del tail
+
+
+def test_the_two_records_are_not_held_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    backend, left = TorchBackend(Chain()), []
+    backend.tap(example=images(1, 12))
+    record, seen = backend._record_tail, Living((2, 8, 10, 10))
+
+    def recorded(x: np.ndarray, point: Any) -> Any:
+        left.append(len(seen.alive))
+        return record(x, point)
+
+    monkeypatch.setattr(backend, "_record_tail", recorded)
+    with seen:
+        list(backend.tails(images(1, 12), "conv"))
+    assert left == [0, 0]
 
 
 def test_few_perturbed_features_are_alive_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
