@@ -11,6 +11,7 @@ import torch
 from camcore.errors import InputError, suggest
 from camcore.evidence import Layer, milestones
 from camcore.layout import Layout
+from camcore.walk import times
 from camcore_torch.heads import Found
 from camcore_torch.layouts import layout_of, token_features
 from camcore_torch.record import Event, Place, Recorder
@@ -94,10 +95,13 @@ def make_study(found: Found, record: Recorder, events: list[Event], images: int,
         found = replace(found, features=token_features(record, found.logits, images) or found.features)
     modules = {e.path: e.value for e in events if e.kind == "exit" and e.value is not None}
     values = {v for v in (*modules.values(), found.features) if v is not None and v in record.producer}
-    linear = found.head is not None and found.features in record.producer
     layouts = {v: _layout(record, v, tokens) for v in values}
     if found.head is not None and found.features is not None:
-        layouts[found.features] = _pooled_layout(found.channel_axis, layouts.get(found.features))
+        given = any(said is not None for said in tokens.values())
+        known = _pooled_layout(found.channel_axis, layouts.get(found.features), given=given)
+        layouts[found.features] = known
+        found = _without_head(found, known) if known.prefix else found
+    linear = found.head is not None and found.features in record.producer
     shapes = {v: tuple(record.tensors[v].shape[1:]) for v in values}
     name = _name(found.features, modules, record)
     return Study(
@@ -114,11 +118,24 @@ def make_study(found: Found, record: Recorder, events: list[Event], images: int,
     )
 
 
-def _pooled_layout(channel_axis: int, known: Layout | InputError | None) -> Layout:
-    """What the pooling says of the axes goes first; of tokens it does not know the grid."""
+def _pooled_layout(channel_axis: int, known: Layout | InputError | None, *, given: bool) -> Layout:
+    """What the pooling says of the axes goes first; of tokens it does not know the grid.
+
+    On a line any number of tokens may be taken for a grid and some in front: there they must be ``given``.
+    """
     if channel_axis == 1:
         return Layout("first")
-    return known if isinstance(known, Layout) and known.kind == "tokens" and not known.prefix else Layout("last")
+    sure = isinstance(known, Layout) and (not known.prefix or len(known.grid) > 1 or given)
+    return known if sure and isinstance(known, Layout) and known.kind == "tokens" else Layout("last")
+
+
+def _without_head(found: Found, known: Layout) -> Found:
+    """The pooling averages tokens that are not of the picture too, so maps do not make up the score."""
+    obstacle = (
+        f"CAM needs a pooling over the picture, and this one averages {known.prefix} class or register token(s) "
+        f"together with the {times(known.grid)} tokens of the picture."
+    )
+    return replace(found, head=None, how="", obstacle=obstacle)
 
 
 def _layout(record: Recorder, value: int, tokens: dict[str, Any]) -> Layout | InputError:

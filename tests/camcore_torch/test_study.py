@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 from camcore_torch import TorchBackend
+from torch import Tensor, nn
 from torch_networks import network
 
-from camcore import InputError
+import camcore
+from camcore import HeadNotFound, InputError
 
 
 @pytest.mark.parametrize(
@@ -48,3 +53,53 @@ def test_a_study_knows_what_each_module_returns() -> None:
     assert out.features.shape == (1, 64, 16, 16)
     with pytest.raises(InputError, match="no layer is called 'layer9'"):
         backend.tap("layer9")
+
+
+class Tokens(nn.Module):
+    """Patches, with or without a class token in front, and a pooling over all of them."""
+
+    def __init__(self, prefix: int, *, size: int = 8) -> None:
+        super().__init__()
+        self.patches, self.mix = nn.Conv2d(3, 6, size, stride=size), nn.Sequential(nn.Linear(6, 6), nn.GELU())
+        self.front, self.fc = nn.Parameter(torch.randn(1, prefix, 6)), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.front.expand(len(x), -1, -1), x], 1)
+        return self.fc(self.mix(x).mean(1))
+
+
+def pictures(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((2, 3, *shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize("given", [{}, {"grid": (4, 6), "prefix": 1}, {"prefix": 1}, {"grid": (4, 6)}], ids=str)
+def test_a_mean_over_the_class_token_too_is_no_head_of_the_maps(given: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model, x = Tokens(1), pictures(32, 48)
+    tap = TorchBackend(model, **given).tap(example=x)
+    assert tap.head is None
+    assert tap.shape == (6, 4, 6)
+    assert tap.layer == "mix"
+    with pytest.raises(HeadNotFound, match=r"averages 1 class or register token\(s\) together with the 4x6 tokens"):
+        camcore.explainer(model, method="cam", **given)(x)
+    found = camcore.explainer(model, method="gradcam", **given)(x, 1)
+    with torch.no_grad():
+        tokens = model.mix(torch.cat([model.front.expand(2, -1, -1), patches(model, x)], 1))
+    expected = (tokens[:, 1:] @ model.fc.weight[1] / 25).reshape(2, 4, 6).detach().numpy()
+    np.testing.assert_allclose(found.maps[:, 0], expected, rtol=1e-5, atol=1e-6)
+
+
+def patches(model: Tokens, x: np.ndarray) -> Tensor:
+    return model.patches(torch.from_numpy(x)).flatten(2).transpose(1, 2)
+
+
+def test_a_mean_over_the_tokens_of_the_picture_has_a_head() -> None:
+    torch.manual_seed(0)
+    model, x = Tokens(0), pictures(32, 48)
+    tap = TorchBackend(model).tap(example=x)
+    assert tap.head is not None
+    assert tap.shape == (6, 4, 6)
+    found = camcore.explainer(model, method="cam")(x, 1)
+    expected = (model.mix(patches(model, x)) @ model.fc.weight[1]).reshape(2, 4, 6).detach().numpy()
+    np.testing.assert_allclose(found.maps[:, 0], expected, rtol=1e-5, atol=1e-6)
