@@ -91,6 +91,7 @@ class TorchBackend:
         self._head = head
         self._tokens: dict[str, Any] = {"grid": grid, "prefix": prefix}
         self._study: Study | None = None
+        self._studies: dict[tuple[int, ...], Study] = {}
         self._lock = threading.Lock()
 
     @property
@@ -237,15 +238,15 @@ class TorchBackend:
         raise HeadNotFound("the network took another way than in the first call, and there it has no linear head")
 
     def _tail(self, images: Floats) -> tuple[Floats, Floats, Head] | None:
-        study = self._study
-        if study is None or study.point is None:
+        study = self._studied(images)
+        if study.point is None:
             return None
         record = Recorder()
         with self.network.undisturbed():
             with recording_from(self.model, study.point.place, record):
                 output = self.network(self.network.tensor(images))
             start = value_at(record, study.point)
-            return None if start is None else self._read(record, record.number(output), start)
+            return None if start is None else self._read(record, record.number(output), start, study)
 
     def _whole(self, images: Floats) -> tuple[Floats, Floats, Head] | None:
         record = Recorder()
@@ -254,27 +255,36 @@ class TorchBackend:
             start = record.number(tensor)
             with record:
                 output = self.network(tensor)
-            return self._read(record, record.number(output), start)
+            return self._read(record, record.number(output), start, self._studied(images))
 
-    def _read(self, record: Recorder, scores: int, start: int) -> tuple[Floats, Floats, Head] | None:
+    def _read(self, record: Recorder, scores: int, start: int, study: Study) -> tuple[Floats, Floats, Head] | None:
         found = find_head(record, scores, start)
         if found.head is None or found.features is None:
             return None
-        study = self._study
-        assert study is not None  # learned before any pass
         assert study.found.features is not None  # together with the head
         features = study.layout_of(study.found.features).maps(array(record.tensors[found.features]))
         head = found.head if self._head is None else self.network.head(self._head)
         return rows(record.tensors[found.logits]), features, head
 
     def _studied(self, example: Floats | None) -> Study:
-        if self._study is None:
+        study = self._known(example)
+        if study is None:
             with self._lock:
-                if self._study is None:
-                    self._study = self._learn(
+                study = self._known(example)
+                if study is None:
+                    study = self._learn(
                         self._example() if example is None else example[: 1 if self.network.mode == "eval" else None]
                     )
-        return self._study
+                    self._study = self._study or study
+                    self._studies[study.size] = study
+        return study
+
+    def _known(self, example: Floats | None) -> Study | None:
+        """The first study; where it holds for one size of images only, that of the size at hand."""
+        first = self._study
+        if first is None or example is None or not first.one_size:
+            return first
+        return self._studies.get(example.shape[2:])
 
     def _example(self) -> Floats:
         shape = self.input.shape
@@ -297,5 +307,5 @@ class TorchBackend:
             if self._head is not None and found.head is not None:
                 found = replace(found, head=self.network.head(self._head), how="given head")
             study = make_study(found, record, events, start, record.number(output), **self._tokens)
-        self.network.restless = bool(changed)
+        self.network.restless |= bool(changed)
         return study

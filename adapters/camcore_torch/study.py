@@ -50,6 +50,8 @@ class Study:
         Value number -> how its axes lie, or the error that says why that is not known.
     shapes : dict
         Value number -> shape without the batch axis.
+    size : tuple of int
+        Spatial lengths of the images it was learned from.
     """
 
     found: Found
@@ -62,6 +64,12 @@ class Study:
     points: dict[int, Point]
     layouts: dict[int, Layout | InputError]
     shapes: dict[int, tuple[int, ...]]
+    size: tuple[int, ...]
+
+    @property
+    def one_size(self) -> bool:
+        """Whether it holds only for images of this size: those of another one have another grid of tokens."""
+        return any(isinstance(layout, InputError) or layout.kind == "tokens" for layout in self.layouts.values())
 
     def layout_of(self, value: int) -> Layout:
         """How the axes of a value lie."""
@@ -115,6 +123,7 @@ def make_study(found: Found, record: Recorder, events: list[Event], images: int,
         points={v: _exit(events, v) or _point(record, events, v) for v in values},
         layouts=layouts,
         shapes=shapes,
+        size=tuple(record.tensors[images].shape[2:]),
     )
 
 

@@ -103,3 +103,30 @@ def test_a_mean_over_the_tokens_of_the_picture_has_a_head() -> None:
     found = camcore.explainer(model, method="cam")(x, 1)
     expected = (model.mix(patches(model, x)) @ model.fc.weight[1]).reshape(2, 4, 6).detach().numpy()
     np.testing.assert_allclose(found.maps[:, 0], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("method", "prefix"), [("cam", 0), ("gradcam", 0), ("gradcam", 1), ("ablationcam", 0), ("ablationcam", 1)]
+)
+def test_tokens_of_images_of_several_sizes(method: str, prefix: int) -> None:
+    """Also where the number of tokens is the same."""
+    torch.manual_seed(0)
+    model = Tokens(prefix)
+    explainer = camcore.explainer(model, method=method)
+    for size in ((32, 32), (16, 64), (48, 48), (32, 32)):
+        grid = (size[0] // 8, size[1] // 8)
+        found = explainer(pictures(*size), 1)
+        assert found.maps.shape == (2, 1, *grid)
+        alone = camcore.explainer(model, method=method, grid=grid, prefix=prefix)(pictures(*size), 1)
+        np.testing.assert_array_equal(found.maps, alone.maps)
+
+
+def test_one_study_serves_convolutions_of_all_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for model, expected in ((network("resnet18"), 1), (Tokens(0), 2)):
+        backend, learned = TorchBackend(model), []
+        learn = backend._learn
+        monkeypatch.setattr(backend, "_learn", lambda x, learn=learn, seen=learned: seen.append(x.shape) or learn(x))
+        for _ in range(2):
+            for side in (64, 96):
+                backend.observe(pictures(side, side), needs=frozenset({"features", "head"}))
+        assert len(learned) == expected
