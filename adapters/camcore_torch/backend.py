@@ -23,6 +23,7 @@ from camcore.targets import TARGETS, Target
 from camcore_torch.deeplift import contributions
 from camcore_torch.gradients import twice
 from camcore_torch.heads import find_head
+from camcore_torch.layouts import check_tokens
 from camcore_torch.network import Network, unwrap
 from camcore_torch.quiet import Mode, kept_buffers
 from camcore_torch.record import Recorder, recording_from, watching_modules
@@ -48,7 +49,7 @@ class TorchBackend:
     device : str
         ``"auto"``: where the model is. Another name is checked against that; the model is not moved.
     mode : {"eval", "caller"}
-        Run as the network that will be shipped, whatever its training flag says, or just as it stands.
+        Run as the network that will be shipped, whatever its training flag says, or just as it stands; see Notes.
     head : LinearHead, (weight, bias) or name of a module, optional
         Instead of the head that is found.
     output : str or int, optional
@@ -67,6 +68,11 @@ class TorchBackend:
     batch, and hold all activations behind the layer for that time; a run with other features holds what is still to
     be read, which is a few times the batch of features that comes in. DeepLIFT's shares (LIFT-CAM) take a record of
     all images, and a graph of the same size.
+
+    Where images share statistics, as batch normalisation in training does (``mode="caller"``) and one with
+    ``track_running_stats=False`` always does, the scores of an image depend on all images of its batch. Then the
+    gradient at an image's features is the derivative of the sum of the targets of all images in the batch, and maps
+    depend on what else is in it: explain images one at a time, or take layers behind the last such normalisation.
     """
 
     kind = "torch"
@@ -89,6 +95,7 @@ class TorchBackend:
         self.preprocess: Preprocess | None = None
         self.input: InputSpec = self.network.input()
         self._head = head
+        check_tokens(grid, prefix)
         self._tokens: dict[str, Any] = {"grid": grid, "prefix": prefix}
         self._study: Study | None = None
         self._studies: dict[tuple[int, ...], Study] = {}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from camcore.errors import HeadNotFound
+import numpy as np
+
+from camcore.errors import HeadNotFound, InputError
 from camcore.layout import Hop, Layout, channels_at, inverse, through_view, token_grid
 from camcore.walk import channel_axis
 from camcore_torch.record import Call, Recorder
 
-__all__ = ["layout_of", "token_features"]
+__all__ = ["check_tokens", "layout_of", "token_features"]
 
 _VIEWS = ("view", "_unsafe_view", "reshape", "_reshape_copy", "flatten", "squeeze", "unsqueeze", "unflatten")
 _PERMUTES = ("permute", "transpose", "t")
@@ -22,6 +25,20 @@ _LAYERS = ("_transformer_encoder_layer_fwd",)
 _SOFTMAX = ("_softmax", "_safe_softmax", "softmax")
 _SHAPES = (*_VIEWS, *_PERMUTES, "clone", "alias", "detach", "expand", "contiguous", "_to_copy", "native_dropout")
 _PROJECTIONS = (*_SHAPES, "select", "slice", "unbind", "split", "split_with_sizes", "chunk", "roll", "constant_pad_nd")
+
+
+def check_tokens(grid: Any, prefix: Any) -> None:
+    """Refuse what is no grid of tokens, and no number of tokens in front of it.
+
+    Raises
+    ------
+    InputError
+    """
+    axes = isinstance(grid, Sequence) and len(grid) > 0 and all(_is_count(n, 1) for n in grid)
+    if grid is not None and not axes:
+        raise InputError(f"grid is {grid!r}; expected how many tokens lie along each axis of the picture: (14, 14)")
+    if prefix is not None and not _is_count(prefix, 0):
+        raise InputError(f"prefix is {prefix!r}; expected how many tokens come before those of the picture, 0 or more")
 
 
 def layout_of(
@@ -54,6 +71,10 @@ def layout_of(
     image = tuple(record.tensors[start].shape[2:])
     count, places = token_grid(shape[1], _known_maps(record, value), prefix, grid, image=image)
     return Layout("tokens", count, places)
+
+
+def _is_count(number: Any, least: int) -> bool:
+    return isinstance(number, (int, np.integer)) and not isinstance(number, bool) and int(number) >= least
 
 
 def _known_maps(record: Recorder, value: int) -> Iterator[tuple[int, ...]]:

@@ -65,7 +65,16 @@ class Network:
         except Exception as error:  # a network raises what it likes
             text = (str(error).strip().splitlines() or [repr(error)])[0]
             raise InputError(f"the model cannot take images of shape {tuple(tensor.shape)}: {text}") from error
+        if isinstance(output, Tensor) and self._output not in (None, 0):
+            raise InputError(
+                f"output={self._output!r} was given, but the model returns one tensor only; leave output= out"
+            )
         scores = scores_of(output, self._output)
+        if scores is None and self._output is not None:
+            raise InputError(
+                f"output={self._output!r} is no tensor that the model returns, which is {_described(output)}; give the "
+                "place or the name of the one with the class scores"
+            )
         if scores is None:
             raise InputError(
                 f"the model returns {type(output).__name__} without a tensor of scores; say which with output="
@@ -97,8 +106,13 @@ class Network:
             if not isinstance(weight, Tensor):
                 raise InputError(f"head is {type(head).__name__}, which has no weight; give a linear layer")
             return LinearHead(array(weight), None if bias is None else array(bias))
-        weight, bias = head
-        return LinearHead(_plain(weight), None if bias is None else _plain(bias))
+        if not isinstance(head, (tuple, list)) or len(head) != 2:
+            shown = f"{len(head)} values" if isinstance(head, (tuple, list)) else repr(head)
+            raise InputError(f"head is {shown}; expected a LinearHead, (weight, bias), a linear module or its path")
+        weight, bias = (None if part is None else _plain(part) for part in head)
+        if weight is None or any(part is not None and part.dtype.kind not in "fiu" for part in (weight, bias)):
+            raise InputError("head is (weight, bias) without numbers; expected a (K, C) and a (K,) array, or no bias")
+        return LinearHead(weight, bias)
 
     def _named(self, name: str) -> nn.Module:
         modules = dict(self.module.named_modules())
@@ -132,6 +146,14 @@ def _check_device(wanted: str, have: str) -> None:
     raise DeviceError(
         f"device {wanted!r} was asked for, but the model is on {have!r}; call model.to({wanted!r}), or take 'auto'"
     )
+
+
+def _described(output: Any) -> str:
+    """A container with its keys or length; else its type."""
+    kind = type(output).__name__
+    if isinstance(output, dict):
+        return f"a {kind} of {', '.join(map(repr, output))}"
+    return f"a {kind} of {len(output)}" if isinstance(output, (tuple, list)) else f"a {kind}"
 
 
 def _plain(values: Tensor | ArrayLike) -> NDArray[Any]:

@@ -10,8 +10,7 @@ import torch
 
 from camcore.errors import InputError, suggest
 from camcore.evidence import Layer, milestones
-from camcore.layout import Layout
-from camcore.walk import times
+from camcore.layout import POOLED_PREFIX, Layout
 from camcore_torch.heads import Found
 from camcore_torch.layouts import layout_of, token_features
 from camcore_torch.record import Event, Place, Recorder
@@ -108,7 +107,8 @@ def make_study(found: Found, record: Recorder, events: list[Event], images: int,
         given = any(said is not None for said in tokens.values())
         known = _pooled_layout(found.channel_axis, layouts.get(found.features), given=given)
         layouts[found.features] = known
-        found = _without_head(found, known) if known.prefix else found
+        if known.prefix:
+            found = replace(found, head=None, how="", obstacle=POOLED_PREFIX)
     linear = found.head is not None and found.features in record.producer
     shapes = {v: tuple(record.tensors[v].shape[1:]) for v in values}
     name = _name(found.features, modules, record)
@@ -136,15 +136,6 @@ def _pooled_layout(channel_axis: int, known: Layout | InputError | None, *, give
         return Layout("first")
     sure = isinstance(known, Layout) and (not known.prefix or len(known.grid) > 1 or given)
     return known if sure and isinstance(known, Layout) and known.kind == "tokens" else Layout("last")
-
-
-def _without_head(found: Found, known: Layout) -> Found:
-    """The pooling averages tokens that are not of the picture too, so maps do not make up the score."""
-    obstacle = (
-        f"CAM needs a pooling over the picture, and this one averages {known.prefix} class or register token(s) "
-        f"together with the {times(known.grid)} tokens of the picture."
-    )
-    return replace(found, head=None, how="", obstacle=obstacle)
 
 
 def _layout(record: Recorder, value: int, tokens: dict[str, Any]) -> Layout | InputError:

@@ -242,7 +242,9 @@ def test_an_output_that_is_not_there(output: str | int) -> None:
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
             return x, super().forward(x)
 
-    with pytest.raises(InputError, match="without a tensor of scores; say which with output="):
+    with pytest.raises(
+        InputError, match=f"output={output!r} is no tensor that the model returns, which is a tuple of 2"
+    ):
         camcore.explainer(Two(TAILS["mean of two axes"]), output=output)(images())
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from camcore_torch import TorchBackend
 from camcore_torch.layouts import layout_of, token_features
 from camcore_torch.record import Recorder, watching_modules
 from token_networks import Tokens, convnext, first, swin, vit
@@ -200,3 +204,19 @@ class TestTokenFeatures:
         before, behind = torch.autograd.grad(scores[0, 1], held)
         assert (before[0, 1:].abs().amax(1) > 1e-3 * before.abs().max()).all()
         assert not behind[0, 1:].any()
+
+
+@pytest.mark.parametrize("grid", ["x", (), (0, 4), (2.5, 4), 16, ("4", "4"), (True, 4)])
+def test_what_is_no_grid(grid: Any) -> None:
+    with pytest.raises(InputError, match=re.escape(f"grid is {grid!r}; expected how many tokens lie along each axis")):
+        TorchBackend(nn.Linear(2, 2), grid=grid)
+
+
+@pytest.mark.parametrize("prefix", ["y", -1, 1.5, (1,), False])
+def test_what_is_no_number_of_tokens(prefix: Any) -> None:
+    with pytest.raises(InputError, match=re.escape(f"prefix is {prefix!r}; expected how many tokens come before")):
+        TorchBackend(nn.Linear(2, 2), prefix=prefix)
+
+
+def test_grids_and_prefixes_of_any_kind_of_integer() -> None:
+    TorchBackend(nn.Linear(2, 2), grid=[np.int64(4), 4], prefix=np.int32(0))  # type: ignore[arg-type]

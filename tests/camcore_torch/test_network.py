@@ -86,6 +86,30 @@ def test_models_that_do_not_give_scores(what: object, text: str) -> None:
         made(Returns(what))(torch.ones(1))
 
 
+@pytest.mark.parametrize(
+    ("what", "output", "text"),
+    [
+        (torch.ones(1, 3), 7, "output=7 was given, but the model returns one tensor only; leave output= out"),
+        (torch.ones(1, 3), "logits", "output='logits' was given, but the model returns one tensor only; leave"),
+        (
+            (torch.ones(1, 3), torch.ones(1, 3)),
+            7,
+            "output=7 is no tensor that the model returns, which is a tuple of 2",
+        ),
+        ({"a": torch.ones(1, 3)}, "b", "output='b' is no tensor that the model returns, which is a dict of 'a'; give"),
+        ("scores", "b", "output='b' is no tensor that the model returns, which is a str; give the place or the name"),
+    ],
+)
+def test_outputs_that_are_not_there(what: object, output: str | int, text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        made(Returns(what), output)(torch.ones(1))
+
+
+def test_the_only_output_is_the_first() -> None:
+    scores = torch.ones(1, 3)
+    assert made(Returns(scores), 0)(torch.ones(1)) is scores
+
+
 def test_an_error_that_explains_itself_stays_as_it_is() -> None:
     error = MethodNotPossible("the layer is not there")
     with pytest.raises(MethodNotPossible, match=r"^the layer is not there$"):
@@ -101,3 +125,17 @@ def test_heads_given_by_the_user() -> None:
         np.testing.assert_array_equal(found.weight, model[1].weight.detach().numpy())
         np.testing.assert_array_equal(found.bias, model[1].bias.detach().numpy())
     assert not network.head((np.ones((2, 3)), None)).bias.any()
+
+
+@pytest.mark.parametrize(
+    ("head", "text"),
+    [
+        ((1, 2, 3), r"head is 3 values; expected a LinearHead, \(weight, bias\), a linear module or its path"),
+        (5, r"head is 5; expected a LinearHead, \(weight, bias\), a linear module or its path"),
+        (("a", "b"), r"head is \(weight, bias\) without numbers; expected a \(K, C\) and a \(K,\) array"),
+        ((None, np.ones(2)), r"head is \(weight, bias\) without numbers"),
+    ],
+)
+def test_what_is_no_head(head: object, text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        made(nn.Linear(3, 2)).head(head)
