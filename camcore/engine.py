@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from camcore import labels as label_files
 from camcore import preprocess as preprocessing
 from camcore.apply import Maps, Work, apply
-from camcore.errors import HeadNotFound, InputError, MethodNotPossible
+from camcore.errors import HeadNotFound, InputError, MethodNotPossible, suggest
 from camcore.evidence import Adapter, Backend, accept_images
 from camcore.explanation import Explanation
 from camcore.fuse import Fusion, check_fusion
@@ -307,7 +308,12 @@ def open_backend(model: Any, **options: Any) -> Backend:
             except TypeError as error:
                 if "unexpected keyword argument" not in str(error):
                     raise
-                raise InputError(f"an option that {entry.name} models do not have: {error}") from error
+                name = str(error).rpartition("argument ")[2].strip("'")
+                offered = [n for n in signature(explainer).parameters if n not in ("model", "options")]
+                raise InputError(
+                    f"an option that {entry.name} models do not have: {name!r}. {suggest(name, offered)} Options of a "
+                    "method are listed by camcore methods NAME"
+                ) from error
     known = ", ".join(sorted(e.name for e in found)) or "none"
     raise InputError(
         f"a model of type {type(model).__name__} cannot be explained; expected a path to an .onnx file, an ONNX model, "

@@ -75,7 +75,8 @@ def layer_names(layer: Any) -> tuple[str | None, ...]:
     """
     names = (layer,) if layer is None or isinstance(layer, str) else layer
     if not isinstance(names, (tuple, list)) or not names or not all(n is None or isinstance(n, str) for n in names):
-        raise InputError(f"layer is {layer!r}; expected the name of a layer, or a list of names")
+        what = repr(layer) if type(layer).__module__ == "builtins" else f"a {type(layer).__name__}"  # modules are long
+        raise InputError(f"layer is {what}; expected the name of a layer, or a list of names, such as 'layer4.1'")
     return tuple(names)
 
 

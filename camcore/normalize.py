@@ -120,10 +120,17 @@ def postprocess(heat: Floats, *, threshold: float = 0.0, gain: float = 1.0) -> F
     gain : float
         For example 1.5: strong heat saturates.
 
+    Raises
+    ------
+    InputError
+        For a threshold outside 0 to 1, or a negative gain.
+
     Examples
     --------
     >>> postprocess(np.array([0.2, 0.4, 0.9]), threshold=0.3, gain=1.5)
     array([0. , 0.6, 1. ])
     """
+    if not 0 <= threshold <= 1 or not 0 <= gain < np.inf:
+        raise InputError(f"threshold is {threshold} and gain {gain}; expected 0 to 1, and a number from 0 on")
     kept = np.where(heat < threshold, 0, heat)
     return np.clip(kept * gain, 0, 1).astype(heat.dtype, copy=False)

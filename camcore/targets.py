@@ -270,8 +270,14 @@ def _by_hand(function: Callable[[Floats], Floats]) -> Target:
     """A user's function of (M, K) scores; its slopes by central differences in float64."""
 
     def answer(scores: Floats) -> Floats:
-        values = np.asarray(function(scores))
-        return values if values.dtype.kind == "f" else values.astype(np.float64)
+        try:
+            values = np.asarray(function(scores))
+            return values if values.dtype.kind == "f" else values.astype(np.float64)
+        except Exception as error:  # the code of others raises what it likes
+            raise InputError(
+                f"the target function fails on a NumPy array of {scores.shape} scores, one row an image: "
+                f"{type(error).__name__}: {error}. Expected NumPy in, one number a row out: lambda s: s[:, 3]"
+            ) from error
 
     def call(scores: Floats) -> Floats:
         values = answer(scores).astype(np.float64)
@@ -315,8 +321,9 @@ def target(wanted: str | Target | Callable[[Floats], Floats]) -> Target:
     wanted : str, Target or callable
         ``"logit"``; ``"probability"`` or ``"log-probability"`` after softmax (or the logistic function, where each
         class has its own); ``"rest"``: their sum, of the ShapleyCAM paper (arXiv:2501.06261); ``"finer"``;
-        ``"difference"`` to the best other class, ``"difference:7"`` to class 7; or a function from (M, K) scores to
-        (M,) numbers, whose derivatives are then taken by central differences.
+        ``"difference"`` to the best other class, ``"difference:7"`` to class 7; or a function from a NumPy array of
+        (M, K) scores to (M,) numbers (``lambda s: s[:, 3]``), for PyTorch models too; its derivatives are taken by
+        central differences.
 
     Raises
     ------

@@ -155,3 +155,9 @@ class TestPostprocess:
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
     def test_the_type_is_kept(self, dtype: type) -> None:
         assert postprocess(self.heat.astype(dtype), threshold=0.4, gain=1.5).dtype == dtype
+
+
+@pytest.mark.parametrize(("threshold", "gain"), [(7, 1), (-0.1, 1), (0, -1), (0, np.inf), (np.nan, 1)])
+def test_a_threshold_or_gain_out_of_range(threshold: float, gain: float) -> None:
+    with pytest.raises(InputError, match="expected 0 to 1, and a number from 0 on"):
+        postprocess(np.zeros(3), threshold=threshold, gain=gain)

@@ -358,3 +358,19 @@ def test_memory_of_slopes_by_hand_does_not_grow_with_the_square_of_the_classes()
 def test_what_is_no_target_is_answered(wanted: Any) -> None:
     with pytest.raises(InputError, match="is not known"):
         target(wanted)
+
+
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [
+        (
+            lambda s: s[3],
+            r"fails on a NumPy array of \(1, 3\) scores, .*: IndexError: .* lambda s: s\[:, 3\]",
+        ),
+        (lambda s: "hi", "fails on a NumPy array of .* ValueError"),
+        (lambda s: s.detach(), "AttributeError: 'numpy.ndarray' object has no attribute 'detach'"),
+    ],
+)
+def test_a_function_that_fails_is_answered(function: Any, text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        target(function).aim(np.ones((1, 3)), np.zeros((1, 1), np.int64)).values()

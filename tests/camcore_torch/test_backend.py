@@ -281,3 +281,12 @@ def test_layercam_of_three_blocks_with_weights_and_tanh(size: str, side: int) ->
     scaled = [camcore.resize(camcore.normalize(m, "tanh"), (side, side)) for m in singles]
     expected = 0.4 * scaled[0] + 0.4 * scaled[1] + 0.2 * scaled[2]
     np.testing.assert_allclose(out.maps, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_mistyped_option_and_a_module_as_layer() -> None:
+    """What users of other packages type first."""
+    model = Small(TAILS["mean of two axes"])
+    with pytest.raises(InputError, match=r"models do not have: 'layers'. Did you mean 'layer'"):
+        camcore.explainer(model, layers="norm")
+    with pytest.raises(InputError, match=r"layer is a BatchNorm2d; expected the name of a layer, .* such as 'layer4.1'"):
+        camcore.explainer(model, layer=model.norm)  # type: ignore[arg-type]
