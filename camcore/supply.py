@@ -133,8 +133,6 @@ class Supply:
 
     def _noisy_moments(self, *, samples: int, spread: float, seed: int) -> tuple[Floats, ...]:
         """The noise is the same for every image, so a map does not depend on the batch that it is computed in."""
-        if samples < 1:
-            raise InputError(f"samples is {samples}; expected a whole number, at least 1")
         sums: list[Any] = [0.0, 0.0, 0.0]
         for sample in range(samples):
             noise = np.random.default_rng([seed, sample]).standard_normal(self.batch.shape[1:])

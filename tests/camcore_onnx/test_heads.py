@@ -600,8 +600,8 @@ class TestRefusal:
             value = g.add("Gather", v, g.const(np.array(3), dtype=np.int64), axis=2, name="row")
             return gemm(g, g.reduce("ReduceMean", value, [2]))
 
-        out = camcore.explainer(head(*mapped()), device="cpu")(images(1, 3, 8, 8))
-        assert out.maps.shape == (1, 1, 8)  # the row is the feature map: one spatial axis
+        with pytest.raises(InputError, match="have 1 spatial axes, the images 2, so they cannot be laid on them"):
+            camcore.explainer(head(*mapped()), device="cpu")(images(1, 3, 8, 8))
 
     def test_gather_of_one_position_in_place_of_a_pooling(self):
         def head(g: Graph, v: str) -> Any:
