@@ -59,8 +59,14 @@ def top_k(scores: Floats, k: int) -> NDArray[np.int64]:
     array([[1, 2]])
     """
     k = min(k, scores.shape[1])
-    chosen = _without_ties(scores, k)
+    chosen = _best(scores) if k == 1 else _without_ties(scores, k)
     return np.argsort(-scores, axis=1, kind="stable")[:, :k].astype(np.int64) if chosen is None else chosen
+
+
+def _best(scores: Floats) -> NDArray[np.int64] | None:
+    """The first of the largest scores; None where there are NaN, which it would take for the largest."""
+    best = scores.argmax(axis=1)[:, None]
+    return None if np.isnan(np.take_along_axis(scores, best, axis=1)).any() else best.astype(np.int64)
 
 
 def _without_ties(scores: Floats, k: int) -> NDArray[np.int64] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -65,7 +66,7 @@ class Study:
     shapes: dict[int, tuple[int, ...]]
     size: tuple[int, ...]
 
-    @property
+    @cached_property
     def one_size(self) -> bool:
         """Whether it holds only for images of this size: those of another one have another grid of tokens."""
         return any(isinstance(layout, InputError) or layout.kind == "tokens" for layout in self.layouts.values())
