@@ -160,7 +160,8 @@ def test_target_smoothing_and_options(model: Path, picture: Path, tmp_path: Path
 
 def test_layers_are_fused(model: Path, picture: Path, tmp_path: Path) -> None:
     words = ["--method", "eigencam", "--layer", "conv", "--layer", "relu", "--fusion", ".4,.6", "--scaling", "tanh"]
-    assert explain(model, picture, tmp_path / "out", *words) == 0
+    assert explain(model, picture, tmp_path / "out", *words, "--fusion-size", "input") == 0
+    assert np.load(tmp_path / "out" / "maps.npz")["maps"].shape[2:] == (16, 16)
     document = json.loads((tmp_path / "out" / "result.json").read_text())
     assert document["layer"] == "conv, relu"
 

@@ -91,6 +91,9 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fusion", type=_fusion, default="max", metavar="HOW", help="max, mean, product, or a weight a layer: .4,.4,.2"
     )
+    parser.add_argument(
+        "--fusion-size", choices=("largest", "input"), default="largest", help="size of the fused map (%(default)s)"
+    )
     parser.add_argument("--scaling", choices=sorted(NORMALIZATIONS), help="of each layer's map before they are fused")
     parser.add_argument("--smooth", choices=sorted(SMOOTHINGS), help="average the maps of changed copies of the image")
     parser.add_argument("--labels", metavar="FILE", help="class names: one a line, or JSON")

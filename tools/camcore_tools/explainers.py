@@ -35,6 +35,7 @@ def open_explainers(args: argparse.Namespace, model: Any) -> dict[str, Explainer
             options=own[name],
             fusion=args.fusion,
             scaling=args.scaling,
+            fusion_size=args.fusion_size,
             smoothing=args.smooth,
             labels=args.labels,
         )
