@@ -1,0 +1,1 @@
+"""Derivatives of operators, by family; each module enters its own into the table."""

@@ -1,0 +1,410 @@
+"""Arithmetic on tensors of a graph: each operation appends a node, so that a derivative reads as it does on paper."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from camcore_onnx.gradients.facts import Facts
+
+__all__ = ["Lengths", "Operand", "Pen", "Tensor", "broadcast", "work_type"]
+
+Lengths = tuple[int | None, ...]
+_HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_AXES_BY_INPUT = {"Squeeze": 13, "Unsqueeze": 13, "ReduceSum": 13}
+_REDUCTIONS_BY_INPUT = 18  # all others
+_SMALL = 4096  # constants of at most so many bytes are looked up, not stored twice
+
+
+def work_type(dtype: ir.DataType | None) -> ir.DataType:
+    """In which type the gradient of a tensor is computed: half precision would lose what is small."""
+    return ir.DataType.FLOAT if dtype is None or dtype in _HALVES else dtype
+
+
+def broadcast(*shapes: Lengths) -> Lengths:
+    """The shape of an elementwise result; None where a length is not fixed."""
+    rank = max(map(len, shapes), default=0)
+    padded = [(1,) * (rank - len(shape)) + shape for shape in shapes]
+    return tuple(_longest(lengths) for lengths in zip(*padded, strict=True))
+
+
+def _longest(lengths: Sequence[int | None]) -> int | None:
+    fixed = [n for n in lengths if n is not None and n != 1]
+    return fixed[0] if fixed else None if None in lengths else 1
+
+
+class Tensor:
+    """A tensor of the graph: ``+ - * / ** > < >= <=`` and the methods append nodes.
+
+    Attributes
+    ----------
+    value : ir.Value
+    dtype : ir.DataType
+    shape : tuple of int or None
+        None for lengths that follow the batch or the size of the images.
+    """
+
+    __slots__ = ("dtype", "pen", "shape", "value")
+
+    def __init__(self, pen: Pen, value: ir.Value, dtype: ir.DataType, shape: Lengths) -> None:
+        self.pen, self.value, self.dtype, self.shape = pen, value, dtype, shape
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.value.name!r}, {self.dtype.name}, {self.shape})"
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    def _with(self, kind: str, other: Operand, *, swap: bool = False, dtype: ir.DataType | None = None) -> Tensor:
+        right = self.pen.tensor(other, self.dtype)
+        pair = (right, self) if swap else (self, right)
+        return self.pen.op(kind, *pair, shape=broadcast(self.shape, right.shape), dtype=dtype or self.dtype)
+
+    def __add__(self, other: Operand) -> Tensor:
+        return self._with("Add", other)
+
+    def __sub__(self, other: Operand) -> Tensor:
+        return self._with("Sub", other)
+
+    def __mul__(self, other: Operand) -> Tensor:
+        return self if _is(other, 1) else self._with("Mul", other)
+
+    def __truediv__(self, other: Operand) -> Tensor:
+        return self if _is(other, 1) else self._with("Div", other)
+
+    def __radd__(self, other: Operand) -> Tensor:
+        return self._with("Add", other, swap=True)
+
+    def __rsub__(self, other: Operand) -> Tensor:
+        return self._with("Sub", other, swap=True)
+
+    def __rmul__(self, other: Operand) -> Tensor:
+        return self if _is(other, 1) else self._with("Mul", other, swap=True)
+
+    def __rtruediv__(self, other: Operand) -> Tensor:
+        return self.unary("Reciprocal") if _is(other, 1) else self._with("Div", other, swap=True)
+
+    def __pow__(self, exponent: Operand) -> Tensor:
+        return self._with("Pow", exponent)
+
+    def __neg__(self) -> Tensor:
+        return self.unary("Neg")
+
+    def __gt__(self, other: Operand) -> Tensor:
+        return self._with("Greater", other, dtype=ir.DataType.BOOL)
+
+    def __lt__(self, other: Operand) -> Tensor:
+        return self._with("Less", other, dtype=ir.DataType.BOOL)
+
+    def __ge__(self, other: Operand) -> Tensor:
+        return (self < other).unary("Not")
+
+    def __le__(self, other: Operand) -> Tensor:
+        return (self > other).unary("Not")
+
+    def __and__(self, other: Tensor) -> Tensor:
+        return self._with("And", other)
+
+    def __or__(self, other: Tensor) -> Tensor:
+        return self._with("Or", other)
+
+    def equals(self, other: Operand) -> Tensor:
+        """Where two tensors are the same; floats are compared since opset 11 only."""
+        if self.pen.opset >= 11 or self.dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
+            return self._with("Equal", other, dtype=ir.DataType.BOOL)
+        return ((self < other) | (self > other)).unary("Not")
+
+    def unary(self, kind: str, **attributes: Any) -> Tensor:
+        """An operator that keeps shape and type: ``unary("Sigmoid")``."""
+        return self.pen.op(kind, self, shape=self.shape, dtype=self.dtype, **attributes)
+
+    def where(self, yes: Operand, no: Operand) -> Tensor:
+        """``yes`` where this mask is true, else ``no``; at least one of the two is a tensor."""
+        dtype = next(o.dtype for o in (yes, no) if isinstance(o, Tensor))
+        a, b = (self.pen.tensor(o, dtype) for o in (yes, no))
+        return self.pen.op("Where", self, a, b, shape=broadcast(self.shape, a.shape, b.shape), dtype=dtype)
+
+    def cast(self, dtype: ir.DataType) -> Tensor:
+        if dtype == self.dtype:
+            return self
+        return self.pen.op("Cast", self, shape=self.shape, dtype=dtype, to=int(dtype))
+
+    def transpose(self, *order: int) -> Tensor:
+        if list(order) == list(range(self.rank)):
+            return self
+        return self.pen.op(
+            "Transpose", self, shape=tuple(self.shape[a] for a in order), dtype=self.dtype, perm=list(order)
+        )
+
+    def sum(self, *axes: int, keep: bool = True) -> Tensor:
+        """Over some axes; over none it is the tensor itself."""
+        return self.reduce("ReduceSum", *axes, keep=keep)
+
+    def mean(self, *axes: int, keep: bool = True) -> Tensor:
+        return self.reduce("ReduceMean", *axes, keep=keep)
+
+    def reduce(self, kind: str, *axes: int, keep: bool = True) -> Tensor:
+        """``ReduceSum`` and its kin."""
+        if not axes:
+            return self
+        there = {a % self.rank for a in axes}
+        shape = tuple(1 if a in there else n for a, n in enumerate(self.shape) if keep or a not in there)
+        inputs, attributes = self.pen.axes(kind, sorted(there))
+        return self.pen.op(kind, self, *inputs, shape=shape, dtype=self.dtype, keepdims=int(keep), **attributes)
+
+    def unsqueeze(self, *axes: int) -> Tensor:
+        """New axes of length one, counted in the result."""
+        rank = self.rank + len(axes)
+        there, lengths = {a % rank for a in axes}, iter(self.shape)
+        shape = tuple(1 if a in there else next(lengths) for a in range(rank))
+        inputs, attributes = self.pen.axes("Unsqueeze", sorted(there))
+        return self.pen.op("Unsqueeze", self, *inputs, shape=shape, dtype=self.dtype, **attributes) if axes else self
+
+    def squeeze(self, *axes: int) -> Tensor:
+        there = {a % self.rank for a in axes}
+        shape = tuple(n for a, n in enumerate(self.shape) if a not in there)
+        inputs, attributes = self.pen.axes("Squeeze", sorted(there))
+        return self.pen.op("Squeeze", self, *inputs, shape=shape, dtype=self.dtype, **attributes) if axes else self
+
+    def lengths(self) -> Tensor:
+        """The shape as an int64 tensor; a constant where it is fixed."""
+        if None not in self.shape:
+            return self.pen.constant(np.array(self.shape, np.int64))
+        return self.pen.op("Shape", self, shape=(self.rank,), dtype=ir.DataType.INT64)
+
+    def length(self, axis: int) -> Tensor:
+        """One length of the shape, as an int64 tensor of one number."""
+        axis %= self.rank
+        if self.shape[axis] is not None:
+            return self.pen.constant(np.array([self.shape[axis]], np.int64))
+        return self.pen.op(
+            "Gather", self.lengths(), np.array([axis], np.int64), shape=(1,), dtype=ir.DataType.INT64, axis=0
+        )
+
+    def count(self, *axes: int) -> Tensor:
+        """How many numbers lie along some axes, as a scalar of the tensor's type."""
+        fixed = [n for n in (self.shape[a] for a in axes) if n is not None]
+        if len(fixed) == len(axes):
+            return self.pen.constant(np.array(np.prod(fixed, dtype=np.int64)), self.dtype)
+        total = None
+        for axis in axes:
+            total = self.length(axis) if total is None else total * self.length(axis)
+        assert total is not None  # some length is free
+        return total.squeeze(0).cast(self.dtype)
+
+    def reshape(self, *lengths: int | Tensor | None, shape: Lengths | None = None) -> Tensor:
+        """To some lengths: numbers (one may be -1) or int64 tensors of one number.
+
+        ``shape`` says what is known of the result where ``lengths`` do not.
+        """
+        known = tuple(n if isinstance(n, int) and n >= 0 else None for n in lengths)
+        return self._shaped(self.pen.lengths(lengths), known if shape is None else shape)
+
+    def _shaped(self, lengths: Tensor, shape: Lengths) -> Tensor:
+        return self.pen.op("Reshape", self, lengths, shape=shape, dtype=self.dtype)
+
+    def like(self, other: Tensor) -> Tensor:
+        """Reshaped to the shape of ``other``, which has as many numbers."""
+        if self.shape == other.shape and None not in self.shape:
+            return self
+        if other.shape.count(None) > 1 or 0 in other.shape:
+            return self._shaped(other.lengths(), other.shape)
+        return self._shaped(self.pen.lengths([-1 if n is None else n for n in other.shape]), other.shape)
+
+    def expand(self, other: Tensor) -> Tensor:
+        """Repeated along axes of length one, to the shape of ``other``."""
+        if self.shape == other.shape:
+            return self
+        return self.pen.op("Expand", self, other.lengths(), shape=other.shape, dtype=self.dtype)
+
+    def slice(self, axis: int, start: int, end: int, step: int = 1) -> Tensor:
+        """``x[start:end:step]`` along one axis, with fixed bounds, as in NumPy; steps may be negative (opset 10)."""
+        axis %= self.rank
+        whole = self.shape[axis]
+        length = None if whole is None else len(range(*slice(start, end, step).indices(whole)))
+        shape = (*self.shape[:axis], length, *self.shape[axis + 1 :])
+        if self.pen.opset >= 10:
+            bounds = [np.array([n], np.int64) for n in (start, end, axis, step)]
+            return self.pen.op("Slice", self, *bounds, shape=shape, dtype=self.dtype)
+        if step == 1:
+            return self.pen.op("Slice", self, shape=shape, dtype=self.dtype, starts=[start], ends=[end], axes=[axis])
+        assert whole is not None  # before opset 10 steps are gathered
+        return self.gather(np.arange(*slice(start, end, step).indices(whole)), axis)
+
+    def gather(self, indices: NDArray[Any] | Tensor, axis: int) -> Tensor:
+        """``take`` along an axis."""
+        axis %= self.rank
+        where = self.pen.tensor(indices, ir.DataType.INT64)
+        shape = (*self.shape[:axis], *where.shape, *self.shape[axis + 1 :])
+        return self.pen.op("Gather", self, where, shape=shape, dtype=self.dtype, axis=axis)
+
+    def pad(self, before: Sequence[int], after: Sequence[int]) -> Tensor:
+        """With zeros at both ends of each axis; negative numbers cut off."""
+        if not any(before) and not any(after):
+            return self
+        shape = tuple(
+            None if n is None else n + a + b for n, a, b in zip(self.shape, before, after, strict=True)
+        )
+        pads = [*before, *after]
+        if self.pen.opset < 11:
+            return self.pen.op("Pad", self, shape=shape, dtype=self.dtype, pads=pads)
+        return self.pen.op("Pad", self, np.array(pads, np.int64), shape=shape, dtype=self.dtype)
+
+    def matmul(self, other: Tensor) -> Tensor:
+        """``self @ other`` of tensors with at least two axes."""
+        batch = broadcast(self.shape[:-2], other.shape[:-2])
+        shape = (*batch, self.shape[-2], other.shape[-1])
+        return self.pen.op("MatMul", self, other, shape=shape, dtype=self.dtype)
+
+    def turned(self) -> Tensor:
+        """With the last two axes exchanged."""
+        order = list(range(self.rank))
+        return self.transpose(*order[:-2], order[-1], order[-2])
+
+
+Operand = Tensor | float | int | NDArray[Any]
+
+
+def _is(operand: Operand, number: float) -> bool:
+    return isinstance(operand, (int, float)) and operand == number
+
+
+class Pen:
+    """Writes nodes into a graph, each only once: what was computed before is taken again.
+
+    Parameters
+    ----------
+    graph : ir.Graph
+        It is changed: nodes are appended, and constants stored.
+    facts : Facts
+        Shapes and types of its tensors.
+
+    Attributes
+    ----------
+    scope : str
+        What the names of nodes begin with.
+    """
+
+    def __init__(self, graph: ir.Graph, facts: Facts) -> None:
+        self.graph, self.facts, self.scope = graph, facts, "grad"
+        self.opset: int = graph.opset_imports.get("", 0)
+        self._made: dict[Any, list[Tensor]] = {}
+        self._constants: dict[Any, Tensor] = {}
+        self._counts: Counter[str] = Counter()
+        values = {v.name for node in graph for v in node.outputs}
+        self._taken = values | {v.name for v in graph.inputs} | set(graph.initializers) | {n.name for n in graph}
+
+    def read(self, value: ir.Value) -> Tensor:
+        """A tensor of the graph as it came; half precision as float32, integers as they are."""
+        dtype = self.facts.dtype(value)
+        tensor = Tensor(self, value, dtype, self.facts.shape(value))
+        return tensor.cast(work_type(dtype))
+
+    def op(
+        self,
+        kind: str,
+        *inputs: Operand | None,
+        shape: Lengths,
+        dtype: ir.DataType = ir.DataType.FLOAT,
+        domain: str = "",
+        **attributes: Any,
+    ) -> Tensor:
+        """Append a node of one output.
+
+        Parameters
+        ----------
+        kind : str
+            The operator.
+        *inputs : Tensor, ndarray or None
+            Arrays are stored; None leaves an optional input out.
+        shape, dtype
+            Of the result.
+        **attributes
+            Of the node; None is left out.
+        """
+        return self.ops(kind, 1, *inputs, shapes=[shape], dtypes=[dtype], domain=domain, **attributes)[0]
+
+    def ops(
+        self,
+        kind: str,
+        count: int,
+        *inputs: Operand | None,
+        shapes: Sequence[Lengths],
+        dtypes: Sequence[ir.DataType] = (),
+        domain: str = "",
+        **attributes: Any,
+    ) -> list[Tensor]:
+        """Append a node of several outputs; see :meth:`op`."""
+        read = [None if i is None else self.tensor(i).value for i in inputs]
+        given = {name: value for name, value in attributes.items() if value is not None}
+        key = (kind, domain, tuple(read), repr(sorted(given.items())), count)
+        if key not in self._made:
+            name = self.name(kind)
+            outputs = [ir.Value(name=name if i == 0 else self.name(f"{kind}_{i}")) for i in range(count)]
+            wrapped = ir.convenience.convert_attributes(given)
+            self.graph.append(ir.Node(domain, kind, read, wrapped, outputs=outputs, name=name))
+            types = list(dtypes) or [ir.DataType.FLOAT] * count
+            for output, dtype in zip(outputs, types, strict=True):
+                output.type = ir.TensorType(dtype)
+            self._made[key] = [Tensor(self, *v) for v in zip(outputs, types, shapes, strict=True)]
+        return self._made[key]
+
+    def name(self, kind: str) -> str:
+        """A name that is not taken yet: ``grad/layer4/Conv``, ``grad/layer4/Conv_2``."""
+        wanted = f"{self.scope}/{kind}"
+        while True:
+            self._counts[wanted] += 1
+            count = self._counts[wanted]
+            name = wanted if count == 1 else f"{wanted}_{count}"
+            if name not in self._taken:
+                self._taken.add(name)
+                return name
+
+    def tensor(self, operand: Operand, dtype: ir.DataType | None = None) -> Tensor:
+        """An operand as a tensor: numbers and arrays are stored, in ``dtype`` or their own."""
+        return operand if isinstance(operand, Tensor) else self.constant(np.asarray(operand), dtype)
+
+    def constant(self, array: NDArray[Any], dtype: ir.DataType | None = None) -> Tensor:
+        """Store an array, in ``dtype`` or its own."""
+        array = array if dtype is None else array.astype(dtype.numpy())
+        key = (array.dtype, array.shape, array.tobytes()) if array.nbytes <= _SMALL else object()
+        if key not in self._constants:
+            name = self.name("constant")
+            stored = ir.tensor(array, name=name)
+            value = ir.Value(name=name, const_value=stored, type=ir.TensorType(stored.dtype), shape=stored.shape)
+            self.graph.register_initializer(value)
+            self._constants[key] = Tensor(self, value, stored.dtype, tuple(array.shape))
+        return self._constants[key]
+
+    def lengths(self, lengths: Sequence[int | Tensor | None]) -> Tensor:
+        """Numbers and int64 tensors of one number, joined to one tensor."""
+        if all(isinstance(n, int) for n in lengths):
+            return self.constant(np.array(lengths, np.int64))
+        parts = [n if isinstance(n, Tensor) else np.array([n], np.int64) for n in lengths]
+        return self.concat([self.tensor(p, ir.DataType.INT64) for p in parts], 0)
+
+    def concat(self, parts: Sequence[Tensor], axis: int) -> Tensor:
+        """Joined along an axis."""
+        first = parts[0]
+        axis %= first.rank
+        along = [part.shape[axis] for part in parts]
+        total = None if None in along else sum(n for n in along if n is not None)
+        shape = (*first.shape[:axis], total, *first.shape[axis + 1 :])
+        return first if len(parts) == 1 else self.op("Concat", *parts, shape=shape, dtype=first.dtype, axis=axis)
+
+    def zeros(self, like: Tensor) -> Tensor:
+        """As many zeros as ``like`` has numbers, of its type."""
+        return self.constant(np.zeros(()), like.dtype).expand(like)
+
+    def axes(self, kind: str, axes: Sequence[int]) -> tuple[list[Operand], Mapping[str, Any]]:
+        """Axes are an attribute in old opsets and an input in new ones."""
+        if self.opset >= _AXES_BY_INPUT.get(kind, _REDUCTIONS_BY_INPUT):
+            return [np.array(axes, np.int64)], {}
+        return [], {"axes": list(axes)}
