@@ -75,6 +75,16 @@ class Facts:
             return value.const_value.dtype
         return ir.DataType.UNDEFINED if found is None else found
 
+    def is_dequantized(self, value: ir.Value) -> bool:
+        """Whether a tensor is computed of stored integers: runtimes would dequantise these again in every run."""
+        top: ir.Value | None = value
+        while top is not None and self.constants.is_constant(top):
+            producer = top.producer()
+            if producer is None or producer.op_type == "DequantizeLinear":
+                return producer is not None
+            top = next(iter(producer.inputs), None)
+        return False
+
     def number(self, value: ir.Value | None) -> NDArray[Any] | None:
         """The array of a tensor that is the same for all images, or None."""
         if value is None:

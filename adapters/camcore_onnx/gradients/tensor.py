@@ -297,6 +297,7 @@ class Pen:
         self.opset: int = graph.opset_imports.get("", 0)
         self._made: dict[Any, list[Tensor]] = {}
         self._constants: dict[Any, Tensor] = {}
+        self._floats: dict[ir.Value, Tensor] = {}
         self._counts: Counter[str] = Counter()
         values = {v.name for node in graph for v in node.outputs}
         self._taken = values | {v.name for v in graph.inputs} | set(graph.initializers) | {n.name for n in graph}
@@ -304,6 +305,10 @@ class Pen:
     def read(self, value: ir.Value) -> Tensor:
         """A tensor of the graph as it came; half precision as float32, integers as they are."""
         dtype = self.facts.dtype(value)
+        if value not in self._floats and self.facts.is_dequantized(value):
+            self._floats[value] = self.constant(np.asarray(self.facts.number(value)), work_type(dtype))
+        if value in self._floats:
+            return self._floats[value]
         tensor = Tensor(self, value, dtype, self.facts.shape(value))
         return tensor.cast(work_type(dtype))
 
