@@ -22,6 +22,7 @@ __all__ = ["Facts", "probes", "see"]
 Feed = Mapping[str, NDArray[Any]]
 _SIZES = (224, 299, 256, 128, 96, 64, 32, 28, 384, 16, 512)  # tried in turn where the size of the images is free
 _MAX_ELEMENTS = 1 << 16
+_OPAQUE = ("If", "Loop", "Scan", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike")
 _TYPES = {
     "tensor(float)": ir.DataType.FLOAT,
     "tensor(double)": ir.DataType.DOUBLE,
@@ -112,7 +113,7 @@ def see(loaded: Loaded, values: Iterable[ir.Value], feeds: Sequence[Feed]) -> Fa
         serialize(_with_shapes(loaded.model, wanted)), device="cpu", optimization="disabled", folder=loaded.folder
     )
     types = {o.name: _TYPES.get(o.type) for o in session.get_outputs()}
-    ints = [v for v in wanted if _is_whole(types.get(v.name or ""))]
+    ints = [v for v in wanted if _is_whole(types.get(v.name or "")) and _follows_lengths(v)]
     for value in wanted:
         dtype = types.get(value.name or "")
         if dtype is not None:
@@ -141,6 +142,24 @@ def _with_shapes(model: ir.Model, wanted: Sequence[ir.Value]) -> ir.Model:
         if value not in outputs and value.producer() is not None:
             copy.graph.outputs.append(value)
     return copy
+
+
+def _follows_lengths(value: ir.Value) -> bool:
+    """Whether only lengths of the inputs decide it, not the numbers in them, nor chance: what probes show then holds."""
+    stack, seen = [value], {value}
+    while stack:  # no recursion: graphs are deep
+        top = stack.pop()
+        producer = top.producer()
+        if producer is None:
+            if top.const_value is None:
+                return False
+        elif producer.op_type in _OPAQUE:
+            return False
+        elif producer.op_type not in ("Shape", "Size"):
+            new = {v for v in producer.inputs if v is not None} - seen
+            seen |= new
+            stack += new
+    return True
 
 
 def _shape_name(i: int) -> str:

@@ -49,6 +49,11 @@ class Step:
         """Input ``i`` of the forward pass; half precision as float32."""
         return self.pen.read(self.value(i))
 
+    def bare(self, i: int = 0) -> Tensor:
+        """Input ``i`` in its own type: for its lengths, or to copy it."""
+        value = self.value(i)
+        return Tensor(self.pen, value, self.pen.facts.dtype(value), self.pen.facts.shape(value))
+
     def y(self, i: int = 0) -> Tensor:
         """Output ``i`` of the forward pass; half precision as float32."""
         return self.pen.read(self.node.outputs[i])
