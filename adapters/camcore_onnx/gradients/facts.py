@@ -17,13 +17,13 @@ from camcore_onnx.gradients.tensor import Lengths
 from camcore_onnx.load import Loaded, serialize
 from camcore_onnx.runtime import make_session
 
-__all__ = ["Facts", "probes", "see"]
+__all__ = ["TYPES", "Facts", "probes", "see"]
 
 Feed = Mapping[str, NDArray[Any]]
 _SIZES = (224, 299, 256, 128, 96, 64, 32, 28, 384, 16, 512)  # tried in turn where the size of the images is free
 _MAX_ELEMENTS = 1 << 16
 _OPAQUE = ("If", "Loop", "Scan", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike")
-_TYPES = {
+TYPES = {
     "tensor(float)": ir.DataType.FLOAT,
     "tensor(double)": ir.DataType.DOUBLE,
     "tensor(float16)": ir.DataType.FLOAT16,
@@ -112,7 +112,7 @@ def see(loaded: Loaded, values: Iterable[ir.Value], feeds: Sequence[Feed]) -> Fa
     session = make_session(
         serialize(_with_shapes(loaded.model, wanted)), device="cpu", optimization="disabled", folder=loaded.folder
     )
-    types = {o.name: _TYPES.get(o.type) for o in session.get_outputs()}
+    types = {o.name: TYPES.get(o.type) for o in session.get_outputs()}
     ints = [v for v in wanted if _is_whole(types.get(v.name or "")) and _follows_lengths(v)]
     for value in wanted:
         dtype = types.get(value.name or "")
@@ -145,7 +145,7 @@ def _with_shapes(model: ir.Model, wanted: Sequence[ir.Value]) -> ir.Model:
 
 
 def _follows_lengths(value: ir.Value) -> bool:
-    """Whether only lengths of the inputs decide it, not the numbers in them, nor chance: what probes show then holds."""
+    """Whether lengths of the inputs alone decide it, not their numbers, nor chance: what probes show then holds."""
     stack, seen = [value], {value}
     while stack:  # no recursion: graphs are deep
         top = stack.pop()
@@ -195,9 +195,7 @@ def probes(loaded: Loaded, spec: InputSpec, example: tuple[int, ...] | None = No
     InputError
         If the model runs on no image of a usual size; it then is told to give one.
     """
-    session = make_session(
-        serialize(loaded.model), device="cpu", optimization="disabled", folder=loaded.folder
-    )
+    session = make_session(serialize(loaded.model), device="cpu", optimization="disabled", folder=loaded.folder)
     channels = spec.channels or 3
     batches = (2, 3) if spec.shape[0] is None else (spec.shape[0],) * 2
     space = spec.shape[2:]
