@@ -208,7 +208,8 @@ class Tensor:
         return self._shaped(self.pen.lengths(lengths), known if shape is None else shape)
 
     def _shaped(self, lengths: Tensor, shape: Lengths) -> Tensor:
-        return self.pen.op("Reshape", self, lengths, shape=shape, dtype=self.dtype)
+        empty = 1 if 0 in shape and self.pen.opset >= 14 else None  # a zero would mean the length of the input
+        return self.pen.op("Reshape", self, lengths, shape=shape, dtype=self.dtype, allowzero=empty)
 
     def like(self, other: Tensor) -> Tensor:
         """Reshaped to the shape of ``other``, which has as many numbers."""
