@@ -86,7 +86,7 @@ def matmul(site: Site) -> None:
     if alpha == 1:
         site.become("MatMul", a, b)
     else:
-        site.become("Mul", site.op("MatMul", a, b), site.number(alpha, a))
+        site.become("Mul", site.op("MatMul", a, b), site.number(alpha, site.need(0)))
 
 
 def _transposed(site: Site, i: int, letter: str) -> ir.Value:
@@ -112,7 +112,7 @@ def gelu(site: Site) -> None:
     if site.opset >= 20:
         site.become("Gelu", x)
         return
-    erf = site.op("Erf", site.op("Mul", x, site.number(math.sqrt(0.5), x)))
+    erf = site.op("Erf", site.op("Mul", x, site.number(math.sqrt(0.5), site.need(0))))
     _half_of(site, x, erf)
 
 
@@ -124,8 +124,8 @@ def fast_gelu(site: Site) -> None:
         site.become("Gelu", x, approximate="tanh")
         return
     cube = site.op("Mul", site.op("Mul", x, x), x)
-    inner = site.op("Add", x, site.op("Mul", cube, site.number(0.044715, x)))
-    _half_of(site, x, site.op("Tanh", site.op("Mul", inner, site.number(math.sqrt(2 / math.pi), x))))
+    inner = site.op("Add", x, site.op("Mul", cube, site.number(0.044715, site.need(0))))
+    _half_of(site, x, site.op("Tanh", site.op("Mul", inner, site.number(math.sqrt(2 / math.pi), site.need(0)))))
 
 
 def _biased(site: Site) -> ir.Value:
@@ -135,8 +135,8 @@ def _biased(site: Site) -> ir.Value:
 
 def _half_of(site: Site, x: ir.Value, part: ir.Value) -> None:
     """``x (1 + part) / 2``."""
-    whole = site.op("Mul", x, site.op("Add", part, site.number(1.0, x)))
-    site.become("Mul", whole, site.number(0.5, x))
+    whole = site.op("Mul", x, site.op("Add", part, site.number(1.0, site.need(0))))
+    site.become("Mul", whole, site.number(0.5, site.need(0)))
 
 
 @form("QuickGelu")

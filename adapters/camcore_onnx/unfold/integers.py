@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from camcore.errors import MethodNotPossible
 
-__all__ = ["DIRECT", "SCALES", "Scale", "dequantized", "is_same", "scale_of"]
+__all__ = ["DIRECT", "SCALES", "Scale", "dequantized", "domain_of", "is_same", "scale_of"]
 
 # Where operators that give integers have their scale; the zero point comes behind it.
 SCALES = {
@@ -47,6 +47,12 @@ def scale_of(value: ir.Value) -> Scale | None:
         return scale_of(node.inputs[0])
     reader = next(_readers(value), None)
     return None if reader is None else (reader.inputs[1], reader.inputs[2] if len(reader.inputs) > 2 else None)  # type: ignore[return-value]  # a scale is no option
+
+
+def domain_of(graph: ir.Graph, scale: Scale) -> str:
+    """Where QuantizeLinear and DequantizeLinear are found: those of 16 bits are ONNX Runtime's own before opset 21."""
+    wide = scale[1] is not None and scale[1].dtype in (ir.DataType.INT16, ir.DataType.UINT16)
+    return "com.microsoft" if wide and int(graph.opset_imports.get("", 0)) < 21 else ""
 
 
 def dequantized(model: ir.Model, value: ir.Value) -> ir.Value:
@@ -119,7 +125,7 @@ def _written(graph: ir.Graph, value: ir.Value, scale: Scale) -> ir.Value:
     output = ir.Value(name=name, shape=value.shape, type=None if dtype is None else ir.TensorType(dtype))
     inputs = [value, *(s for s in scale if s is not None)]
     producer = value.producer()
-    node = ir.Node("", "DequantizeLinear", inputs, outputs=[output], name=name)
+    node = ir.Node(domain_of(graph, scale), "DequantizeLinear", inputs, outputs=[output], name=name)
     if producer is not None:
         node.metadata_props.update(producer.metadata_props)
         graph.insert_after(producer, node)

@@ -20,11 +20,27 @@ def skip_layer_normalization(site: Site) -> None:
     gamma, beta, epsilon = site.need(2), site.get(3), float(site.attribute("epsilon", 1e-12))
     if site.opset >= 17:
         site.become("LayerNormalization", x, gamma, *([] if beta is None else [beta]), axis=-1, epsilon=epsilon)
-        return
+    else:
+        _normalize(site, x, [-1], epsilon, gamma, beta)
+
+
+@form("LayerNormalization", domain="")
+def layer_normalization(site: Site) -> None:
+    """ONNX Runtime writes it into models of older opsets too, in which ONNX has no such operator."""
+    if site.opset < 17:
+        site.refuse_outputs()
+        x, epsilon = site.need(0), float(site.attribute("epsilon", 1e-5))
+        _normalize(site, x, _axes(site, x), epsilon, site.need(1), site.get(2))
+
+
+def _normalize(
+    site: Site, x: ir.Value, axes: list[int], epsilon: float, gamma: ir.Value, beta: ir.Value | None
+) -> None:
+    """``(x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) gamma + beta``."""
     half = site.dtype(gamma) if site.dtype(gamma) in _HALVES else None
     wide = x if half is None else site.op("Cast", x, to=1)
-    away = site.op("Sub", wide, _mean(site, wide, [-1]))
-    normal = site.op("Mul", away, _inverse_root(site, away, [-1], epsilon))
+    away = site.op("Sub", wide, _mean(site, wide, axes))
+    normal = site.op("Mul", away, _inverse_root(site, away, axes, epsilon))
     _scale(site, normal, gamma, beta, half)
 
 
@@ -40,9 +56,14 @@ def skip_rms_normalization(site: Site) -> None:
 def rms_normalization(site: Site) -> None:
     """``x / sqrt(mean(x^2) + eps) scale``."""
     site.refuse_outputs()
-    x, axis = site.need(0), int(site.attribute("axis", -1))
-    axes = [-1] if axis == -1 else list(range(axis % len(site.shape(x)), len(site.shape(x))))
-    _rms(site, x, site.need(1), axes, 1e-5)
+    x = site.need(0)
+    _rms(site, x, site.need(1), _axes(site, x), 1e-5)
+
+
+def _axes(site: Site, x: ir.Value) -> list[int]:
+    """All from ``axis`` on."""
+    axis = int(site.attribute("axis", -1))
+    return [-1] if axis == -1 else list(range(axis % len(site.shape(x)), len(site.shape(x))))
 
 
 def _rms(site: Site, x: ir.Value, gamma: ir.Value, axes: list[int], epsilon: float) -> None:

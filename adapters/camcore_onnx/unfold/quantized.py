@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from camcore_onnx.unfold.integers import DIRECT, SCALES, Scale, dequantized, is_same, scale_of
+from camcore_onnx.unfold.integers import DIRECT, SCALES, Scale, dequantized, domain_of, is_same, scale_of
 from camcore_onnx.unfold.site import Operand, Site, form
 
 _PER_AXIS = 13  # the opset since which DequantizeLinear has an axis
@@ -98,12 +98,15 @@ def direct(site: Site) -> None:
         return
     kind, attributes = site.node.op_type, site.attributes()
     rest: list[Operand] = [*site.inputs[1:]]
+    domain = domain_of(site.graph, scale)
     if kind == "Pad" and site.get(2) is not None:
         rest[1] = _number(site, site.need(2), scale)
     floats = site.ops(kind, len(site.node.outputs), dequantized(site.model, x), *rest, **attributes)
     for i, value in enumerate(floats[1:], start=1):
-        site.give(i, value if site.node.op_type == "MaxPool" else site.op("QuantizeLinear", value, *scale))
-    site.become("QuantizeLinear", floats[0], *scale)
+        site.give(
+            i, value if site.node.op_type == "MaxPool" else site.op("QuantizeLinear", value, *scale, domain=domain)
+        )
+    site.become("QuantizeLinear", floats[0], *scale, domain=domain)
 
 
 def _refuse_layout(site: Site) -> None:

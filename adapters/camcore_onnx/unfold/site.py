@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain, count
 from typing import Any, NoReturn
 
@@ -11,7 +11,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from camcore.errors import MethodNotPossible
-from camcore_onnx.load import infer_shapes
+from camcore_onnx.gradients.facts import Feed
+from camcore_onnx.unfold.stating import state
 
 __all__ = ["FORMS", "MICROSOFT", "Form", "Site", "form"]
 
@@ -29,10 +30,12 @@ class Site:
         Of its graph.
     taken : set of str
         The names in the graph; those of new nodes and tensors are added.
+    feeds : sequence of dict
+        Inputs that the model runs on, for shapes that it does not state.
     """
 
-    def __init__(self, model: ir.Model, node: ir.Node, taken: set[str]) -> None:
-        self.model, self.node, self.taken = model, node, taken
+    def __init__(self, model: ir.Model, node: ir.Node, taken: set[str], feeds: Sequence[Feed] = ()) -> None:
+        self.model, self.node, self.taken, self.feeds = model, node, taken, feeds
         self.opset = int(model.opset_imports.get("", 0))
 
     @property
@@ -93,17 +96,20 @@ class Site:
 
     def shape(self, value: ir.Value) -> tuple[int | None, ...]:
         """The lengths of a tensor, None where they are not fixed."""
+        self._state(value)
         if value.shape is None:
-            infer_shapes(self.model)
-        if value.shape is None:
-            self.refuse(f"the shape of {value.name!r} is not known; run onnxruntime's symbolic_shape_infer on the file")
+            self.refuse(f"the number of axes of {value.name!r} is not known; give feeds")
         return tuple(n if isinstance(n, int) else None for n in value.shape)
 
     def dtype(self, value: ir.Value) -> ir.DataType:
         """The type of a tensor; float32 where the graph does not tell."""
-        if value.dtype is None:
-            infer_shapes(self.model)
+        self._state(value)
         return value.dtype or ir.DataType.FLOAT
+
+    def _state(self, value: ir.Value) -> None:
+        if value.shape is None or value.type is None:
+            folded = [node for node in self.graph if (node.domain, node.op_type) in FORMS]
+            state(self.model, [value, *(v for node in folded for v in node.inputs if v is not None)], self.feeds)
 
     def number(self, number: float, like: ir.Value) -> NDArray[Any]:
         """A number in the type of a tensor."""

@@ -25,6 +25,7 @@ _ARITHMETIC = ("MatMulInteger", "ConvInteger", "MatMulIntegerToFloat", "DynamicQ
 
 
 @rule("DequantizeLinear", inputs=(0,), elementwise=True, approximate=_STRAIGHT)
+@rule("DequantizeLinear", domain="com.microsoft", inputs=(0,), elementwise=True, approximate=_STRAIGHT)
 def dequantize(at: Step, g: Tensor, i: int) -> Tensor:
     """``g``, given to the integers."""
     _range(at, at.value())
@@ -32,6 +33,7 @@ def dequantize(at: Step, g: Tensor, i: int) -> Tensor:
 
 
 @rule("QuantizeLinear", inputs=(0,), elementwise=True, approximate=_STRAIGHT)
+@rule("QuantizeLinear", domain="com.microsoft", inputs=(0,), elementwise=True, approximate=_STRAIGHT)
 def quantize(at: Step, g: Tensor, i: int) -> Tensor:
     """``g [min < y < max]``, from the integers ``y``; scores that are rounded only to be given out pass ``g``."""
     low, high = _range(at, at.node.outputs[0])
