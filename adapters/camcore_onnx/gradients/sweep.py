@@ -86,12 +86,12 @@ class Way:
         return list(dict.fromkeys(f"{r.op}: {r.approximate}" for r in rules if r is not None and r.approximate))
 
     def carriers(self, node: ir.Node) -> Iterator[ir.Value]:
-        """The inputs of a node that a gradient may pass; all floats where there is no rule."""
+        """The inputs of a node on which its output depends smoothly."""
         if node.domain in ("", "ai.onnx") and node.op_type in FLAT:
             return
         rule = rule_of(node.domain, node.op_type)
         for i, value in enumerate(node.inputs):
-            if value is not None and (rule is None or rule.passes(i)) and self._is_smooth(value):
+            if value is not None and (rule is None or i not in rule.flat) and self._is_smooth(value):
                 yield value
 
     def _is_smooth(self, value: ir.Value) -> bool:
@@ -151,8 +151,10 @@ def _through(
     if pen.opset < rule.since:
         step.refuse(f"its gradient needs opset {rule.since}, the model has {pen.opset}; convert it first")
     for i, value in enumerate(node.inputs):
-        if value is None or value not in way.reached or not rule.passes(i):
+        if value is None or value not in way.reached or i in rule.flat:
             continue
+        if not rule.passes(i):
+            step.refuse(f"its input {i}, {value.name!r}, depends on the layer too")
         g = next((g for g in gradients if g is not None), None)
         assert g is not None  # a node without is not visited
         g = g if rule.elementwise else _whole(step)
@@ -187,9 +189,7 @@ def unbroadcast(g: Tensor, x: Tensor, y: Tensor) -> Tensor:
         The input, and the output.
     """
     lead = y.rank - x.rank
-    repeated = [
-        a for a in range(y.rank) if (a < lead or x.shape[a - lead] == 1) and y.shape[a] != 1
-    ]
+    repeated = [a for a in range(y.rank) if (a < lead or x.shape[a - lead] == 1) and y.shape[a] != 1]
     long = [a for a in repeated if g.shape[a] != 1]
     short = [a for a in repeated if g.shape[a] == 1]
     g = g.sum(*long)

@@ -45,7 +45,10 @@ class Rule:
     domain : str
         ``""`` for the operators of ONNX itself.
     inputs : tuple of int or None
-        Those that a gradient can pass; None for all that hold floats.
+        Those whose derivative is known; None for all that hold floats. A node where a gradient would have to pass
+        another one is refused.
+    flat : tuple of int
+        Inputs that hold floats, and on which the output does not depend smoothly: the scales of a Resize.
     elementwise : bool
         Whether inputs are broadcast: the gradient is then summed along the axes where an input was repeated. ``g`` may
         have axes of length one, where it is the same all along.
@@ -59,6 +62,7 @@ class Rule:
     pull: Pull
     domain: str = ""
     inputs: tuple[int, ...] | None = None
+    flat: tuple[int, ...] = ()
     elementwise: bool = False
     since: int = 9
     approximate: str = ""
