@@ -147,7 +147,7 @@ def _transposed(draw: Any) -> dict[str, Any]:
         "dilations": dilations,
         "pads": [draw(st.integers(0, (k - 1) * d)) for k, d in zip(kernel, dilations, strict=True)],
         "extra": [draw(st.integers(0, s - 1)) for s in strides],
-        "lengths": [n + 1 for n in each(1, 4)],
+        "lengths": [n + 2 * k * d for n, k, d in zip(each(1, 4), kernel, dilations, strict=True)],
         "opset": draw(st.sampled_from((9, 11, 20))),
         "free": draw(st.booleans()),
     }
