@@ -307,7 +307,8 @@ class Pen:
         """A tensor of the graph as it came; half precision as float32, integers as they are."""
         dtype = self.facts.dtype(value)
         if value not in self._floats and self.facts.is_dequantized(value):
-            self._floats[value] = self.constant(np.asarray(self.facts.number(value)), work_type(dtype))
+            stored = np.asarray(self.facts.number(value))
+            self._floats[value] = self.constant(stored, work_type(ir.DataType.from_numpy(stored.dtype)))
         if value in self._floats:
             return self._floats[value]
         tensor = Tensor(self, value, dtype, self.facts.shape(value))

@@ -103,9 +103,8 @@ def direct(site: Site) -> None:
         rest[1] = _number(site, site.need(2), scale)
     floats = site.ops(kind, len(site.node.outputs), dequantized(site.model, x), *rest, **attributes)
     for i, value in enumerate(floats[1:], start=1):
-        site.give(
-            i, value if site.node.op_type == "MaxPool" else site.op("QuantizeLinear", value, *scale, domain=domain)
-        )
+        whole = value if kind == "MaxPool" else site.op("QuantizeLinear", value, *scale, domain=domain)
+        site.give(i, whole)
     site.become("QuantizeLinear", floats[0], *scale, domain=domain)
 
 

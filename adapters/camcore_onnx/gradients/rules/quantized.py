@@ -14,6 +14,7 @@ from camcore_onnx.gradients.table import FLAT, rule
 from camcore_onnx.gradients.tensor import Tensor
 
 _STRAIGHT = "a straight-through estimate: rounding to integers is passed as if it were not there"
+_MICROSOFT = "com.microsoft"
 _RANGES = {
     ir.DataType.INT8: (-128, 127),
     ir.DataType.UINT8: (0, 255),
@@ -24,16 +25,19 @@ _BEHIND_SCORES = FLAT | {"Softmax", "LogSoftmax", "Sigmoid"}
 _ARITHMETIC = ("MatMulInteger", "ConvInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QAttention", "Cast")
 
 
-@rule("DequantizeLinear", inputs=(0,), elementwise=True, approximate=_STRAIGHT)
-@rule("DequantizeLinear", domain="com.microsoft", inputs=(0,), elementwise=True, approximate=_STRAIGHT)
+@rule("DequantizeLinear", inputs=(0,), flat=(1, 2), elementwise=True, approximate=_STRAIGHT)
+@rule("DequantizeLinear", domain=_MICROSOFT, inputs=(0,), flat=(1, 2), elementwise=True, approximate=_STRAIGHT)
 def dequantize(at: Step, g: Tensor, i: int) -> Tensor:
-    """``g``, given to the integers."""
+    """``g``, given to the integers; the range is taken as fixed."""
     _range(at, at.value())
+    maker = at.value(1).producer()
+    if at.constant(1) is None and (maker is None or maker.op_type != "DynamicQuantizeLinear"):
+        at.refuse("its scale depends on the image")
     return g
 
 
 @rule("QuantizeLinear", inputs=(0,), elementwise=True, approximate=_STRAIGHT)
-@rule("QuantizeLinear", domain="com.microsoft", inputs=(0,), elementwise=True, approximate=_STRAIGHT)
+@rule("QuantizeLinear", domain=_MICROSOFT, inputs=(0,), elementwise=True, approximate=_STRAIGHT)
 def quantize(at: Step, g: Tensor, i: int) -> Tensor:
     """``g [min < y < max]``, from the integers ``y``; scores that are rounded only to be given out pass ``g``."""
     low, high = _range(at, at.node.outputs[0])
