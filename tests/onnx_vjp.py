@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from numpy.typing import NDArray
-from onnx import helper
-from onnx.reference import ReferenceEvaluator
-
 from camcore_onnx.gradients.vjp import SEED, add_vjp
 from camcore_onnx.load import load, serialize
 from camcore_onnx.runtime import make_session
+from numpy.typing import NDArray
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 
 Feed = Mapping[str, NDArray[Any]]
 Arrays = dict[str, NDArray[Any]]
@@ -91,6 +92,15 @@ def by_nodes(
     return found | {SEED: seed}, dict(zip(names, results[len(outputs) :], strict=True))
 
 
+class Erf(OpRun):  # type: ignore[misc]
+    """In double precision: that of the reference evaluator is rounded to single."""
+
+    op_domain = ""
+
+    def _run(self, x: NDArray[Any]) -> tuple[NDArray[Any]]:
+        return (np.vectorize(math.erf, otypes=[x.dtype])(x),)
+
+
 def by_differences(
     model: onnx.ModelProto,
     feed: Feed,
@@ -101,12 +111,10 @@ def by_differences(
     step: float = 1e-5,
 ) -> float:
     """``seed . dy`` along a direction of the inputs: central differences of the reference evaluator in float64."""
-    double = ReferenceEvaluator(in_double(model))
+    double = ReferenceEvaluator(in_double(model), new_ops=[Erf])
 
     def value(sign: float) -> float:
-        moved = {
-            n: a.astype(np.float64) + sign * step * direction[n] if n in direction else a for n, a in feed.items()
-        }
+        moved = {n: a.astype(np.float64) + sign * step * direction[n] if n in direction else a for n, a in feed.items()}
         return float((seed.astype(np.float64) * double.run(None, moved)[output]).sum())
 
     return (value(1) - value(-1)) / (2 * step)
@@ -147,6 +155,15 @@ def agrees_with_differences(model: onnx.ModelProto, feed: Feed, *, directions: i
         scale = sum(float(np.abs(gradients[n].astype(np.float64) * direction[n]).sum()) for n in gradients)
         worst = max(worst, abs(found - expected) / max(scale, abs(expected), 1e-12))
     return worst
+
+
+def readers(model: onnx.ModelProto, feed: Feed) -> list[str]:
+    """The operators that read the first input, once the gradient is written: what reads it forbids a fusion."""
+    loaded = load(model)
+    graph = loaded.model.graph
+    x = graph.inputs[0]
+    add_vjp(loaded, graph.outputs[0], [x], [feed])
+    return [node.op_type for node in graph if x in node.inputs]
 
 
 def opset_of(model: ir.Model) -> int:
