@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from camcore_onnx.load import Loaded, infer_shapes
 from camcore_onnx.ports import NUMPY_TYPES
 from camcore_onnx.sessions import Runner, Watcher, as_rows
 
-__all__ = ["Split", "Tail", "TailSession", "split", "tails_of"]
+__all__ = ["Split", "Tail", "TailSession", "crossing", "reached", "sources", "split", "tails_of"]
 
 Floats = NDArray[np.floating[Any]]
 _FLOATS = {"FLOAT": 1e-4, "DOUBLE": 1e-4, "FLOAT16": 2e-2}  # and how closely a tail must reproduce the scores
@@ -63,26 +63,26 @@ def split(loaded: Loaded, value: ir.Value, logits: ir.Value) -> Split:
     if value.dtype is None or value.dtype.name not in _FLOATS:
         kind = "of an unknown type" if value.dtype is None else f"of type {value.dtype.name.lower()}"
         raise MethodNotPossible(f"the layer {value.name!r} is {kind}; its features cannot be changed: take another")
-    behind = _reached(graph, [value])
+    behind = reached(graph, [value])
     if logits is value or logits not in behind:
         why = "are that layer" if logits is value else "do not depend on it"
         raise MethodNotPossible(f"nothing lies behind the layer {value.name!r}: the scores {why}; take another")
-    crossing = tuple(_crossing(loaded, value, logits, behind))
-    part = ir.convenience.extract(graph, inputs=[value, *crossing], outputs=[logits])
+    others = tuple(crossing(loaded, [value], logits))
+    part = ir.convenience.extract(graph, inputs=[value, *others], outputs=[logits])
     _free_the_batch(part)
-    return Split(ir.Model(part, ir_version=max(loaded.model.ir_version, 4)), crossing)
+    return Split(ir.Model(part, ir_version=max(loaded.model.ir_version, 4)), others)
 
 
-def _reached(graph: ir.Graph, start: Iterable[ir.Value]) -> set[ir.Value]:
+def reached(graph: ir.Graph, start: Iterable[ir.Value]) -> set[ir.Value]:
     """The values that depend on ``start``, and these; the nodes are in order."""
     reached = set(start)
     for node in graph:
-        if any(source in reached for source in _sources(node)):
+        if any(source in reached for source in sources(node)):
             reached.update(node.outputs)
     return reached
 
 
-def _sources(node: ir.Node) -> Iterator[ir.Value]:
+def sources(node: ir.Node) -> Iterator[ir.Value]:
     """What a node reads, and what the graphs inside it read of the one around."""
     yield from (v for v in node.inputs if v is not None)
     for attribute in node.attributes.values():
@@ -96,13 +96,15 @@ def _sources(node: ir.Node) -> Iterator[ir.Value]:
                 yield from (v for v in member.inputs if v is not None)
 
 
-def _crossing(loaded: Loaded, value: ir.Value, logits: ir.Value, behind: set[ir.Value]) -> list[ir.Value]:
+def crossing(loaded: Loaded, layers: Sequence[ir.Value], logits: ir.Value) -> list[ir.Value]:
+    """What the network behind some layers reads of the image besides them; see :class:`Split`."""
     graph = loaded.model.graph
+    behind = reached(graph, layers)
     images = [v for v in graph.inputs if v.name not in graph.initializers]
-    from_image = _reached(graph, images)
+    from_image = reached(graph, images)
     batched = _batched(loaded, images[0]) if images else set()
     found: list[ir.Value] = []
-    stack, seen = [logits], {value}
+    stack, seen = [logits], set(layers)
     while stack:
         at = stack.pop()
         if at in seen or at not in from_image:
@@ -112,7 +114,7 @@ def _crossing(loaded: Loaded, value: ir.Value, logits: ir.Value, behind: set[ir.
         if node is None or (at not in behind and at.name in batched):
             found.append(at)
         else:
-            stack += _sources(node)
+            stack += sources(node)
     return found
 
 

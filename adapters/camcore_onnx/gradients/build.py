@@ -1,0 +1,361 @@
+"""Put the gradients of a class, or the map made of them, into a copy of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from camcore.errors import InputError, MethodNotPossible
+from camcore.layout import Layout
+from camcore.methods.table import Method
+from camcore_onnx.gradients.facts import Feed, see
+from camcore_onnx.gradients.finish import finish, places
+from camcore_onnx.gradients.seeds import Seeds, chosen_classes, slopes
+from camcore_onnx.gradients.several import Again, repeat_tail
+from camcore_onnx.gradients.sweep import Way, pull_back
+from camcore_onnx.gradients.tensor import Pen, Tensor
+from camcore_onnx.load import Loaded, infer_shapes
+from camcore_onnx.unfold import dequantized, unfold
+
+__all__ = ["CLASS", "SLOPES", "Built", "Order", "build", "explain_missing"]
+
+CLASS, SLOPES = "cam_class", "cam_slopes"
+_WHOLE, _FLOAT = ir.DataType.INT64, ir.DataType.FLOAT
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """What to put into a graph.
+
+    Attributes
+    ----------
+    scores : str
+        The tensor with the (N, K) class scores, before a final softmax.
+    layers : tuple of str
+        Tensors.
+    target : str or None
+        What gradients are taken of; None where its slopes over the scores are an input, ``cam_slopes``.
+    classes : str or int
+        ``"input"``: an int32 input ``cam_class`` (N,), -1 for the best class; ``"inputs"``: the same, (N, T), -1 in
+        column t for the class of rank t; ``"best"``: the best; a number: that class.
+    method : Method, optional
+        Whose map to give; the gradients where absent.
+    curvature : bool
+        Whether to give the Hessian of the target times the features too; a method that needs it gets it anyhow.
+    layouts : tuple of Layout
+        How the layers hold their maps, for a method.
+    alone : bool
+        Whether each class has a sigmoid of its own.
+    titles : tuple of str
+        What the outputs are called, one a layer.
+    """
+
+    scores: str
+    layers: tuple[str, ...]
+    target: str | None = "logit"
+    classes: str | int = "input"
+    method: Method | None = None
+    curvature: bool = False
+    layouts: tuple[Layout, ...] = ()
+    alone: bool = False
+    titles: tuple[str, ...] = ()
+
+    @property
+    def several(self) -> bool:
+        """Whether there is a row for each of several classes."""
+        return self.classes == "inputs"
+
+    @property
+    def bends(self) -> bool:
+        return self.curvature or (self.method is not None and "curvature" in self.method.needs)
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A model with gradients in it.
+
+    Attributes
+    ----------
+    model : ir.Model
+    features, gradients, curvatures, maps : tuple of str
+        Names of outputs, one a layer; empty where not asked for.
+    classes : str
+        The output with the (N, T) classes explained.
+    again : str
+        Where the tail is there twice: the scores of the second one, (N * T, K), which must be those of the first.
+    approximate : tuple of str
+        Which operators have no exact derivative, and why.
+    added : int
+        How many nodes were added.
+    """
+
+    model: ir.Model
+    features: tuple[str, ...] = ()
+    gradients: tuple[str, ...] = ()
+    curvatures: tuple[str, ...] = ()
+    maps: tuple[str, ...] = ()
+    classes: str = ""
+    again: str = ""
+    approximate: tuple[str, ...] = ()
+    added: int = 0
+
+
+def build(loaded: Loaded, order: Order, feeds: Sequence[Feed]) -> Built:
+    """A copy of a model with what is ordered as outputs behind its own.
+
+    Parameters
+    ----------
+    loaded : Loaded
+        Not changed.
+    order : Order
+    feeds : sequence of dict
+        Images, of at least one run; see :func:`camcore_onnx.gradients.facts.probes`.
+
+    Raises
+    ------
+    MethodNotPossible
+        If there is no way for a gradient from the scores to a layer.
+    """
+    return _Site(replace(loaded, model=loaded.model.clone()), order, feeds).build()
+
+
+@dataclass(eq=False)
+class _Site:
+    """A graph that is built on; its parts come into being in the order of the methods."""
+
+    loaded: Loaded
+    order: Order
+    feeds: Sequence[Feed]
+    outputs: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def graph(self) -> ir.Graph:
+        return self.loaded.model.graph
+
+    def build(self) -> Built:
+        before = len(list(self.graph))
+        scores, layers = self._written_out()
+        given = self._inputs()
+        again = (
+            repeat_tail(self.loaded, layers, scores, given[-1]) if self.order.several else Again(scores, tuple(layers))
+        )
+        way = self._way(scores, layers, again)
+        assert way.facts is not None  # from _way
+        pen = Pen(self.graph, way.facts)
+        pen.scope = "grad"
+        seed = self._seed(pen, scores, again.scores, given)
+        found = pull_back(way, {again.scores: seed}, pen)
+        for i, layer in enumerate(again.layers):
+            self._finish(i, pen, layers[i], layer, found[layer])
+        parts: dict[str, Any] = {kind: tuple(names) for kind, names in self.outputs.items()}
+        parts["classes"] = parts.pop("classes", ("",))[0]
+        if self.order.several:
+            self.graph.outputs.append(again.scores)
+            parts["again"] = again.scores.name
+        return Built(
+            self.loaded.model, approximate=tuple(way.approximate), added=len(list(self.graph)) - before, **parts
+        )
+
+    def _written_out(self) -> tuple[ir.Value, list[ir.Value]]:
+        """The scores and the layers, once fused and quantised operators between them are written out."""
+        names = self._values()
+        scores, layers = names[self.order.scores], [names[name] for name in self.order.layers]
+        count = len(list(self.graph))
+        unfold(self.loaded.model, Way(self.graph, [scores], layers).nodes, self.feeds)
+        if len(list(self.graph)) != count:
+            infer_shapes(self.loaded.model)
+        names = self._values()
+        floats = [dequantized(self.loaded.model, names[name]) for name in self.order.layers]
+        self.graph.sort()
+        return dequantized(self.loaded.model, names[self.order.scores]), floats
+
+    def _values(self) -> dict[str, ir.Value]:
+        made = {v.name or "": v for node in self.graph for v in node.outputs}
+        return made | {v.name or "": v for v in self.graph.inputs}
+
+    def _inputs(self) -> list[ir.Value]:
+        """The inputs that say what is explained; their number of axes follows from the order."""
+        rows = ["N", "T"] if self.order.several else ["N"]
+        made = []
+        if self.order.target is None:
+            made.append(self._input(SLOPES, _FLOAT, [*rows, "K"]))
+        elif self.order.classes in ("input", "inputs"):
+            made.append(self._input(CLASS, ir.DataType.INT32, rows))
+        return made
+
+    def _input(self, name: str, dtype: ir.DataType, shape: Sequence[str]) -> ir.Value:
+        if name in self._values():
+            raise InputError(f"the model has a tensor called {name!r} already: were gradients added before?")
+        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(list(shape)))
+        self.graph.inputs.append(value)
+        return value
+
+    def _way(self, scores: ir.Value, layers: Sequence[ir.Value], again: Again) -> Way:
+        guess = Way(self.graph, [again.scores], again.layers)
+        explain_missing(guess)
+        values = [*guess.values, *again.layers, *layers, scores, again.scores]
+        feeds = [{**feed, **self._example(feed, i)} for i, feed in enumerate(self.feeds)]
+        way = Way(self.graph, [again.scores], again.layers, see(self.loaded, values, feeds))
+        for layer in layers:
+            _check_layer(way, layer, scores)
+        return way
+
+    def _example(self, feed: Feed, i: int) -> Feed:
+        """Values of the inputs that were added, of so many images."""
+        shape: tuple[int, ...] = (len(next(iter(feed.values()))), *([2 + i] if self.order.several else []))
+        if self.order.target is None:
+            width = self._width()
+            return {SLOPES: np.zeros((*shape, width), np.float32)}
+        return {CLASS: np.zeros(shape, np.int32)} if self.order.classes in ("input", "inputs") else {}
+
+    def _width(self) -> int:
+        """A number of classes to try with."""
+        shape = self._values()[self.order.scores].shape
+        known = shape[1] if shape is not None and len(shape) > 1 else None
+        return known if isinstance(known, int) else 1
+
+    def _seed(self, pen: Pen, scores: ir.Value, rows: ir.Value, given: Sequence[ir.Value]) -> Tensor:
+        """The gradient of the scores, shaped like them."""
+        native, wide = pen.read(rows), _rows(pen.read(rows))
+        if self.order.target is None:
+            whole = Tensor(pen, given[0], _FLOAT, (None,) * (2 + self.order.several))
+            flat = whole.reshape(-1, wide.shape[1], shape=wide.shape) if self.order.several else whole
+            return Tensor(pen, flat.value, _FLOAT, wide.shape).cast(native.dtype).like(native)
+        classes = self._classes(pen, _rows(pen.read(scores)), given)
+        self._give("classes", "cam_classes", classes)
+        flat = classes.reshape(-1, 1, shape=(wide.shape[0], 1)) if self.order.several else classes
+        return slopes(Seeds(wide, flat, alone=self.order.alone), self.order.target).like(native)
+
+    def _classes(self, pen: Pen, scores: Tensor, given: Sequence[ir.Value]) -> Tensor:
+        """The (N, T) classes explained."""
+        if given:
+            shape = (scores.shape[0], None) if self.order.several else (scores.shape[0],)
+            classes = Tensor(pen, given[0], ir.DataType.INT32, shape).cast(_WHOLE)
+            return chosen_classes(pen, scores, classes if self.order.several else classes.unsqueeze(1))
+        fixed = -1 if self.order.classes == "best" else int(self.order.classes)
+        best = pen.constant(np.array([[fixed]], np.int64))
+        if fixed < 0:
+            return chosen_classes(pen, scores, best)
+        zeros = pen.op("ArgMax", scores, shape=(scores.shape[0], 1), dtype=_WHOLE, axis=1, keepdims=1)
+        return best.expand(zeros)
+
+    def _finish(self, i: int, pen: Pen, once: ir.Value, layer: ir.Value, gradient: Tensor) -> None:
+        """What is given of one layer: features and gradients, or the map."""
+        method, title = self.order.method, self.order.titles[i]
+        bend = self._curvature(layer, gradient.expand(pen.read(layer))) if self.order.bends else None
+        if method is None:
+            self._give("features", once.name or "", Tensor(pen, once, pen.facts.dtype(once), pen.facts.shape(once)))
+            self._give("gradients", f"gradient{title}", self._by_class(gradient, pen.read(layer)))
+            if bend is not None:
+                self._give("curvatures", f"curvature{title}", self._by_class(bend, pen.read(layer)))
+            return
+        layout, features = self.order.layouts[i], pen.read(once)
+        parts = [self._by_class(part, pen.read(layer)) for part in (gradient, *([] if bend is None else [bend]))]
+        maps = finish(method, places(features, layout), *(places(part, layout, lead=2) for part in parts))
+        self._give("maps", f"cam{title}", _spatial(maps, features, layout))
+
+    def _by_class(self, gradient: Tensor, layer: Tensor) -> Tensor:
+        """(N, T, *native) of the rows."""
+        if not self.order.several:
+            return gradient.unsqueeze(1)
+        pen = gradient.pen
+        shape = (None, None, *gradient.shape[1:])
+        given = next(v for v in self.graph.inputs if v.name in (CLASS, SLOPES))
+        lengths = Tensor(pen, given, _FLOAT, (None,) * (2 + (self.order.target is None))).lengths()
+        front = lengths.slice(0, 0, 2)
+        rest = gradient.lengths().slice(0, 1, gradient.rank)
+        return pen.op("Reshape", gradient, pen.concat([front, rest], 0), shape=shape, dtype=gradient.dtype)
+
+    def _curvature(self, layer: ir.Value, gradient: Tensor) -> Tensor:
+        """The Hessian of the target times the features: the gradient of ``g . A``, A taken as fixed."""
+        way = Way(self.graph, [gradient.value], [layer])
+        explain_missing(way)
+        feeds = [{**feed, **self._example(feed, i)} for i, feed in enumerate(self.feeds)]
+        facts = see(self.loaded, [*way.values, layer, gradient.value], feeds)
+        pen = Pen(self.graph, facts)
+        pen.scope = "curvature"
+        features = pen.read(layer)
+        if not Way(self.graph, [gradient.value], [layer], facts).nodes:
+            return pen.zeros(features)
+        return pull_back(Way(self.graph, [gradient.value], [layer], facts), {gradient.value: features}, pen)[layer]
+
+    def _give(self, kind: str, name: str, tensor: Tensor) -> None:
+        """Make a tensor an output, under a name of its own where it has another."""
+        self.outputs.setdefault(kind, []).append(name)
+        if tensor.value.name == name:
+            if not tensor.value.is_graph_output():
+                self.graph.outputs.append(tensor.value)
+            return
+        if name in self._values():
+            raise InputError(f"the model has a tensor called {name!r} already: were gradients added before?")
+        lengths: list[int | str | None] = list(tensor.shape)
+        if lengths[0] is None:
+            lengths[0] = "N"
+        output = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(lengths))
+        self.graph.append(ir.Node("", "Identity", [tensor.value], outputs=[output], name=f"grad/{name}"))
+        self.graph.outputs.append(output)
+
+
+def _rows(scores: Tensor) -> Tensor:
+    """Scores as (N, K), without axes of length one behind the classes."""
+    if scores.rank < 2 or scores.shape[1] is None or any(n != 1 for n in scores.shape[2:]):
+        raise MethodNotPossible(
+            f"the scores {scores.value.name!r} have shape {scores.shape}; gradients are taken of (N, K) scores with a "
+            "fixed number of classes"
+        )
+    return scores.squeeze(*range(2, scores.rank))
+
+
+def _spatial(maps: Tensor, features: Tensor, layout: Layout) -> Tensor:
+    """(N, T, P) maps as (N, T, *S)."""
+    if layout.kind == "tokens":
+        space: list[int | Tensor] = list(layout.grid)
+    else:
+        axes = range(2, features.rank) if layout.kind == "first" else range(1, features.rank - 1)
+        space = [features.length(a) if (n := features.shape[a]) is None else n for a in axes]
+    lengths = [maps.length(a) if maps.shape[a] is None else maps.shape[a] for a in range(2)]
+    if all(isinstance(n, int) for n in space):
+        lengths[0] = -1
+    if len(space) == 1 and isinstance(space[0], int):
+        return maps
+    shape = (*maps.shape[:2], *(n if isinstance(n, int) else None for n in space))
+    return maps.reshape(*lengths, *space, shape=shape)
+
+
+def _check_layer(way: Way, layer: ir.Value, scores: ir.Value) -> None:
+    assert way.facts is not None  # from see
+    dtype = way.facts.dtype(layer)
+    if dtype not in (_FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE):
+        raise MethodNotPossible(
+            f"the layer {layer.name!r} holds {dtype.name.lower()}, not floats; choose another layer"
+        )
+    if layer is scores:
+        raise MethodNotPossible(f"the layer {layer.name!r} is the scores themselves; choose a layer in front of them")
+
+
+def explain_missing(way: Way) -> None:
+    """Refuse a way that gradients cannot go, saying where it ends.
+
+    Raises
+    ------
+    MethodNotPossible
+        Naming the operators without a derivative; or if no way leads from the scores to the layers.
+    """
+    missing = way.missing
+    if missing:
+        named = {node.op_type: node for node in missing}
+        listed = ", ".join(f"{op} ({node.name or node.outputs[0].name!r})" for op, node in list(named.items())[:5])
+        raise MethodNotPossible(
+            f"no derivative is known of {listed}{', ...' if len(named) > 5 else ''}, which stand"
+            f"{'s' if len(named) == 1 else ''} between the layer and the scores; camcore methods --ops lists those "
+            "that have one"
+        )
+    start = next(iter(way.starts)).name
+    for layer in way.wanted:
+        alone = Way(way.graph, way.starts, [layer], way.facts)
+        if not alone.nodes and layer not in way.starts:
+            raise MethodNotPossible(f"the scores {start!r} do not depend on the layer {layer.name!r}; choose another")

@@ -1,0 +1,171 @@
+"""The slopes of a target over the class scores, as nodes: where the backward sweep begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import numpy as np
+import onnx_ir as ir
+
+from camcore.errors import InputError, suggest
+from camcore_onnx.gradients.tensor import Pen, Tensor
+
+__all__ = ["SLOPES", "Seeds", "chosen_classes", "slopes"]
+
+_WHOLE, _FLOAT, _BOOL = ir.DataType.INT64, ir.DataType.FLOAT, ir.DataType.BOOL
+_LEAST = float(np.finfo(np.float32).min)
+_STRENGTH, _RIVALS = 0.6, 3  # of Finer-CAM: camcore.targets.finer
+
+
+class Seeds:
+    """Scores and the class explained in each row, and what slopes are made of.
+
+    Attributes
+    ----------
+    scores : (R, K) Tensor
+        Before a final softmax, as float32 or float64.
+    mine : (R, K) Tensor
+        One at the class explained, else zero.
+    alone : bool
+        Whether each class has a sigmoid of its own.
+    """
+
+    def __init__(self, scores: Tensor, classes: Tensor, *, alone: bool) -> None:
+        self.scores, self.classes = scores, classes
+        self.alone = alone or scores.shape[1] == 1
+        self.mask = self.at(classes)
+        self.mine = self.mask.cast(scores.dtype)
+
+    def at(self, classes: Tensor) -> Tensor:
+        """A mask (R, K) that is true at one class a row, (R, 1)."""
+        return classes.equals(np.arange(self.scores.shape[1], dtype=np.int64)[None])
+
+    def relative(self) -> Tensor:
+        """Slopes of ``ln p_c``: ``1 - p_c``, which is what the others have together, and ``-p_j``."""
+        if self.alone:
+            return self.mine * (-self.scores).unary("Sigmoid")
+        others = self._probabilities() * (1 - self.mine)
+        return self.mine * others.sum(1) - others
+
+    def probability(self) -> Tensor:
+        """``p_c`` of each row, (R, 1)."""
+        probabilities = self.scores.unary("Sigmoid") if self.alone else self._probabilities()
+        return (probabilities * self.mine).sum(1)
+
+    def _probabilities(self) -> Tensor:
+        return self.scores.unary("Softmax", axis=1)
+
+    def rival(self) -> Tensor:
+        """The best class beside the one explained, (R, 1)."""
+        rest = self.mask.where(_LEAST, self.scores)
+        return self.scores.pen.op("ArgMax", rest, shape=(rest.shape[0], 1), dtype=_WHOLE, axis=1, keepdims=1)
+
+    def nearest(self) -> list[Tensor]:
+        """The classes whose scores are nearest to that of the class explained, each (R, 1)."""
+        pen, count = self.scores.pen, min(_RIVALS, (self.scores.shape[1] or 1) - 1)
+        if not count:
+            return []
+        distance = (self.scores - (self.scores * self.mine).sum(1)).unary("Abs")
+        _, found = top(pen, self.mask.where(_LEAST, -distance), count)
+        return [found.slice(1, k, k + 1) for k in range(count)]
+
+
+def _logit(seeds: Seeds) -> Tensor:
+    return seeds.mine
+
+
+def _log_probability(seeds: Seeds) -> Tensor:
+    return seeds.relative()
+
+
+def _probability(seeds: Seeds) -> Tensor:
+    return seeds.relative() * seeds.probability()
+
+
+def _rest(seeds: Seeds) -> Tensor:
+    return seeds.relative() + seeds.mine
+
+
+def _difference(seeds: Seeds, other: int | None = None) -> Tensor:
+    if seeds.scores.shape[1] == 1:
+        raise InputError("target difference: the model has one class and no other to compare with; take logit")
+    rival = seeds.rival() if other is None else seeds.scores.pen.constant(np.array([[other]], np.int64))
+    return seeds.mine - seeds.at(rival).cast(seeds.mine.dtype)
+
+
+def _finer(seeds: Seeds) -> Tensor:
+    rivals = [seeds.at(rival).cast(seeds.mine.dtype) for rival in seeds.nearest()]
+    slopes = seeds.mine
+    for rival in rivals:
+        slopes = slopes - rival * (_STRENGTH / len(rivals))
+    return slopes
+
+
+SLOPES: Mapping[str, Callable[[Seeds], Tensor]] = MappingProxyType(
+    {
+        "logit": _logit,
+        "probability": _probability,
+        "log-probability": _log_probability,
+        "rest": _rest,
+        "difference": _difference,
+        "finer": _finer,
+    }
+)
+
+
+def slopes(seeds: Seeds, target: str) -> Tensor:
+    """The (R, K) derivatives of a target with respect to the scores.
+
+    Parameters
+    ----------
+    seeds : Seeds
+    target : str
+        As in :func:`camcore.targets.target`: a name, or ``"difference:7"``.
+
+    Raises
+    ------
+    InputError
+        For a target that has no such form, or a class that the model lacks.
+    """
+    name, _, other = target.partition(":")
+    if name == "difference" and other.isdecimal():
+        if int(other) >= (seeds.scores.shape[1] or 0):
+            last = (seeds.scores.shape[1] or 1) - 1
+            raise InputError(f"target {target}: the model has {last + 1} classes, 0 to {last}")
+        return _difference(seeds, int(other))
+    if target not in SLOPES:
+        raise InputError(f"target {target!r} has no form as nodes of a graph. {suggest(target, SLOPES)}")
+    return SLOPES[target](seeds)
+
+
+def chosen_classes(pen: Pen, scores: Tensor, classes: Tensor) -> Tensor:
+    """The (N, T) classes meant: an index, or -1 in column t for the class of rank t (the first column: the best).
+
+    Parameters
+    ----------
+    scores : (N, K) Tensor
+    classes : (N, T) Tensor of int64
+    """
+    if classes.shape[1] == 1:
+        best = pen.op("ArgMax", scores, shape=(scores.shape[0], 1), dtype=_WHOLE, axis=1, keepdims=1)
+    else:
+        single = scores.cast(_FLOAT)
+        _, best = top(pen, single, classes.length(1))
+    return (classes < 0).where(best, classes)
+
+
+def top(pen: Pen, scores: Tensor, count: int | Tensor) -> tuple[Tensor, Tensor]:
+    """The largest numbers of each row, and where they are."""
+    length = count if isinstance(count, int) else None
+    about = {"shapes": [(scores.shape[0], length)] * 2, "dtypes": [scores.dtype, _WHOLE]}
+    if pen.opset < 10:
+        if not isinstance(count, int):
+            raise InputError("several classes at once need opset 10; convert the model first")
+        return _pair(pen.ops("TopK", 2, scores, axis=1, k=count, **about))
+    numbers = pen.constant(np.array([count], np.int64)) if isinstance(count, int) else count
+    return _pair(pen.ops("TopK", 2, scores, numbers, axis=1, **about))
+
+
+def _pair(found: list[Tensor]) -> tuple[Tensor, Tensor]:
+    return found[0], found[1]

@@ -1,0 +1,111 @@
+"""Several classes of one image: the network behind the layers once more, with a row for each class."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from camcore.errors import MethodNotPossible
+from camcore_onnx.load import Loaded
+from camcore_onnx.tails import crossing, reached, sources
+
+__all__ = ["Again", "repeat_tail"]
+
+
+@dataclass(frozen=True, eq=False)
+class Again:
+    """A second tail in the graph, on N * T rows: one for each image and class.
+
+    Attributes
+    ----------
+    scores : ir.Value
+    layers : tuple of ir.Value
+    """
+
+    scores: ir.Value
+    layers: tuple[ir.Value, ...]
+
+
+def repeat_tail(loaded: Loaded, layers: Sequence[ir.Value], scores: ir.Value, classes: ir.Value) -> Again:
+    """Append the nodes between some layers and the scores once more, reading each image's tensors T times.
+
+    Parameters
+    ----------
+    loaded : Loaded
+        Its graph is changed.
+    layers : sequence of ir.Value
+    scores : ir.Value
+    classes : ir.Value
+        (N, T) of any type; only its shape is read.
+
+    Raises
+    ------
+    MethodNotPossible
+        Where the tail has loops or branches.
+    """
+    graph = loaded.model.graph
+    first = [v for v in layers if v not in _behind_others(graph, v, layers)]
+    stops = [*first, *crossing(loaded, first, scores)]
+    tail = list(_between(graph, stops, scores))
+    rows = _rows(graph, classes)
+    copies = {v: _gather(graph, v, rows) for v in stops}
+    for node in tail:
+        _copy(graph, node, copies)
+    return Again(copies[scores], tuple(copies[v] for v in layers))
+
+
+def _behind_others(graph: ir.Graph, layer: ir.Value, layers: Sequence[ir.Value]) -> set[ir.Value]:
+    return reached(graph, [v for v in layers if v is not layer])
+
+
+def _between(graph: ir.Graph, stops: Collection[ir.Value], scores: ir.Value) -> Iterator[ir.Node]:
+    """The nodes that the scores are made by, from some tensors on, in the order of the graph."""
+    wanted, members = {scores}, set()
+    for node in reversed(list(graph)):
+        if any(v in wanted and v not in stops for v in node.outputs):
+            members.add(node)
+            wanted.update(sources(node))
+    changed = reached(graph, stops)
+    yield from [n for n in graph if n in members and any(v in changed for v in n.outputs)]
+
+
+def _rows(graph: ir.Graph, classes: ir.Value) -> ir.Value:
+    """To which image each of the N * T rows belongs: 0, 0, 1, 1, ..."""
+    shape = _append(graph, "Shape", [classes])
+    ones = _append(graph, "ConstantOfShape", [shape], value=ir.tensor(np.ones(1, np.float32)))
+    return _append(graph, "Gather", [_append(graph, "NonZero", [ones]), _zero(graph)], axis=0)
+
+
+def _zero(graph: ir.Graph) -> ir.Value:
+    stored = ir.tensor(np.array(0, np.int64), name="again/zero")
+    value = ir.Value(name="again/zero", const_value=stored, type=ir.TensorType(stored.dtype), shape=stored.shape)
+    graph.register_initializer(value)
+    return value
+
+
+def _gather(graph: ir.Graph, value: ir.Value, rows: ir.Value) -> ir.Value:
+    repeated = _append(graph, "Gather", [value, rows], name=f"again/{value.name}", axis=0)
+    repeated.type = value.type
+    return repeated
+
+
+def _append(graph: ir.Graph, kind: str, inputs: list[ir.Value], *, name: str = "", **attributes: object) -> ir.Value:
+    title = name or f"again/{kind}"
+    output = ir.Value(name=title)
+    graph.append(ir.Node("", kind, inputs, ir.convenience.convert_attributes(attributes), outputs=[output], name=title))
+    return output
+
+
+def _copy(graph: ir.Graph, node: ir.Node, copies: dict[ir.Value, ir.Value]) -> None:
+    if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+        raise MethodNotPossible(f"the network behind the layer holds {node.op_type} {node.name!r}, a branch or a loop")
+    inputs = [None if v is None else copies.get(v, v) for v in node.inputs]
+    outputs = [ir.Value(name=f"again/{v.name}" if v.name else "", type=v.type) for v in node.outputs]
+    name = f"again/{node.name or node.outputs[0].name}"
+    copy = ir.Node(node.domain, node.op_type, inputs, list(node.attributes.values()), outputs=outputs, name=name)
+    copy.metadata_props.update(node.metadata_props)
+    graph.append(copy)
+    copies.update(zip(node.outputs, outputs, strict=True))
