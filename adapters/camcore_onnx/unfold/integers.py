@@ -24,7 +24,6 @@ SCALES = {
     "QLinearSigmoid": 3,
     "QLinearLeakyRelu": 3,
     "QLinearSoftmax": 3,
-    "QLinearReduceMean": 3,
     "QLinearConcat": 0,
     "QLinearWhere": 7,
 }

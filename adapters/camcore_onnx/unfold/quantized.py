@@ -67,16 +67,6 @@ def softmax(site: Site) -> None:
     _finish(site, "Softmax", _float(site, 0), **site.attributes("opset"))
 
 
-@form("QLinearReduceMean")
-def reduce_mean(site: Site) -> None:
-    axes = site.attribute("axes")
-    inputs: list[Operand] = [_float(site, 0)]
-    if site.opset >= 18 and axes is not None:
-        _finish(site, "ReduceMean", *inputs, np.array(axes, np.int64), **site.attributes("axes"))
-    else:
-        _finish(site, "ReduceMean", *inputs, **site.attributes())
-
-
 @form("QLinearConcat")
 def concat(site: Site) -> None:
     parts = [_float(site, i) for i in range(2, len(site.inputs), 3)]
