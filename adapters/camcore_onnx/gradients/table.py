@@ -24,6 +24,7 @@ _FAMILIES = (
     "linear",
     "convolution",
     "pooling",
+    "averages",
     "normalization",
     "reduction",
     "shaping",
