@@ -13,7 +13,7 @@ from onnx_vjp import SEED, Feed, by_nodes
 
 
 def error_against_torch(
-    model: onnx.ModelProto, feed: Feed, function: Callable[..., torch.Tensor], **options: Any
+    model: onnx.ModelProto, feed: Feed, function: Callable[..., torch.Tensor], *, least: float = 0.0, **options: Any
 ) -> float:
     """The largest relative error of the output and of the gradient of any input, which have the shapes of PyTorch's.
 
@@ -25,6 +25,8 @@ def error_against_torch(
         Its inputs.
     function : callable
         The same in PyTorch; it takes the inputs in the order of ``feed``.
+    least : float
+        Errors of smaller gradients are relative to this: a slope of 1 - y² is no better than the rounding of 1.
     **options
         Of :func:`onnx_vjp.by_nodes`.
     """
@@ -36,14 +38,14 @@ def error_against_torch(
     result.backward(torch.tensor(outputs[SEED], dtype=torch.float64))
     expected = [result.detach(), *(_gradient(tensors[n]) for n in gradients)]
     found = [outputs[model.graph.output[0].name], *gradients.values()]
-    return max(_error(f, e.numpy()) for f, e in zip(found, expected, strict=True))
+    return max(_error(f, e.numpy(), least) for f, e in zip(found, expected, strict=True))
 
 
 def _gradient(tensor: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
 
 
-def _error(found: NDArray[Any], expected: NDArray[Any]) -> float:
+def _error(found: NDArray[Any], expected: NDArray[Any], least: float) -> float:
     assert found.shape == expected.shape, f"{found.shape} instead of {expected.shape}"
     worst = float(np.abs(found.astype(np.float64) - expected).max(initial=0))
-    return worst / max(float(np.abs(expected).max()), 1e-30) if worst else 0.0
+    return worst / max(float(np.abs(expected).max()), least, 1e-30) if worst else 0.0

@@ -101,6 +101,17 @@ class Erf(OpRun):  # type: ignore[misc]
         return (np.vectorize(math.erf, otypes=[x.dtype])(x),)
 
 
+class Gelu(OpRun):  # type: ignore[misc]
+    """In double precision, too."""
+
+    op_domain = ""
+
+    def _run(self, x: NDArray[Any], approximate: str = "none") -> tuple[NDArray[Any]]:
+        if approximate == "tanh":
+            return (x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),)
+        return (x / 2 * (1 + np.vectorize(math.erf, otypes=[x.dtype])(x / math.sqrt(2))),)
+
+
 def by_differences(
     model: onnx.ModelProto,
     feed: Feed,
@@ -111,7 +122,7 @@ def by_differences(
     step: float = 1e-5,
 ) -> float:
     """``seed . dy`` along a direction of the inputs: central differences of the reference evaluator in float64."""
-    double = ReferenceEvaluator(in_double(model), new_ops=[Erf])
+    double = ReferenceEvaluator(in_double(model), new_ops=[Erf, Gelu])
 
     def value(sign: float) -> float:
         moved = {n: a.astype(np.float64) + sign * step * direction[n] if n in direction else a for n, a in feed.items()}

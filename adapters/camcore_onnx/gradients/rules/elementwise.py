@@ -115,10 +115,11 @@ def _taken(at: Step) -> Iterator[Tensor]:
 
 @rule("Clip", elementwise=True)
 def clip(at: Step, g: Tensor, i: int) -> Tensor:
-    """``g`` strictly between fixed bounds, read off the output; between computed ones as ``torch.clamp``.
+    """``g`` strictly between fixed bounds, read off the output.
 
     An input equal to a fixed bound passes nothing, as in ``torch.nn.functional.hardtanh``: the output does not tell it
-    from one beyond, and reading the input would cost the runtime its fusion with the convolution before.
+    from one beyond, and reading the input would cost the runtime its fusion with the convolution before. Computed
+    bounds are differentiated as the operands of ``Max`` and ``Min``.
     """
     if any(at.has(j) and at.constant(j) is None for j in (1, 2)):
         return _clamp(at, g, i)
@@ -138,19 +139,21 @@ def _bound(at: Step, i: int, name: str) -> float | None:
 
 
 def _clamp(at: Step, g: Tensor, i: int) -> Tensor:
-    """Of ``min(max(x, low), high)``: the upper bound counts where both are passed."""
-    x = at.x(0)
-    low = at.x(1) if at.has(1) else None
-    high = at.x(2) if at.has(2) else None
+    """``y = min(max(x, low), high)``, where equal ones share ``g`` evenly."""
+    x = raised = at.x(0)
+    if at.has(1):
+        raised = at.pen.op("Max", x, at.x(1), shape=x.shape, dtype=x.dtype)
     if i == 2:
-        above = x > at.x(2)
-        return g * (above if low is None else above | (low > at.x(2))).cast(g.dtype)
+        return g * _over(raised, at.x(2))
+    g = g * _over(at.x(2), raised) if at.has(2) else g
     if i == 1:
-        below = x < at.x(1)
-        return g * (below if high is None else below & (at.x(1) < high)).cast(g.dtype)
-    outside = [x < low] if low is not None else []
-    outside += [x > high] if high is not None else []
-    return g * (outside[0] | outside[1] if outside[1:] else outside[0]).unary("Not").cast(g.dtype)
+        return g * _over(at.x(1), x)
+    return g * _over(x, at.x(1)) if at.has(1) else g
+
+
+def _over(a: Tensor, b: Tensor) -> Tensor:
+    """1 where ``a > b``, a half where they are equal, else 0."""
+    return ((a > b).cast(a.dtype) + (a >= b).cast(a.dtype)) * 0.5
 
 
 @rule("Where", inputs=(1, 2), elementwise=True)

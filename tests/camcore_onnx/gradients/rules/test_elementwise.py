@@ -294,15 +294,23 @@ class TestClip:
         assert found["x"].tolist() == [0, 1, 1, 0, 1]
 
     @pytest.mark.parametrize("present", [("low", "high"), ("low",), ("high",)])
-    def test_computed_bounds_pass_gradients_as_in_torch(self, present: tuple[str, ...]) -> None:
-        x = numbers(3, (4, 5))[0]
-        for low, high in ((-1, 1), (1, -1)):
-            bounds = {"low": np.array(low, np.float32), "high": np.array(high, np.float32)}
-            feed = {"x": x} | {n: bounds[n] for n in present}
-            model = node_model("Clip", {"x": x} | {n: feed.get(n) for n in bounds}, wanted=list(feed))
-            names = ["min" if n == "low" else "max" for n in present]
-            function = lambda x, *b, names=names: torch.clamp(x, **dict(zip(names, b, strict=True)))  # noqa: E731
-            assert error_against_torch(model, feed, function) <= LIMIT
+    @pytest.mark.parametrize("bounds", [(-1, 1), (1, -1), (0, 2)])
+    def test_computed_bounds_are_operands_of_max_and_min(
+        self, bounds: tuple[float, float], present: tuple[str, ...]
+    ) -> None:
+        given = {"low": np.float32(bounds[0]), "high": np.float32(bounds[1])}
+        feed = {"x": np.round(numbers(3, (4, 5))[0])} | {n: np.asarray(given[n]) for n in present}
+        assert (feed["x"] == bounds[0]).any()
+        model = node_model(
+            "Clip", {"x": feed["x"], "low": feed.get("low"), "high": feed.get("high")}, wanted=list(feed)
+        )
+
+        def function(x: torch.Tensor, *bounds: torch.Tensor) -> torch.Tensor:
+            found = dict(zip(present, bounds, strict=True))
+            raised = torch.maximum(x, found["low"]) if "low" in found else x
+            return torch.minimum(raised, found["high"]) if "high" in found else raised
+
+        assert error_against_torch(model, feed, function) <= LIMIT
 
 
 class TestWhere:
