@@ -80,6 +80,8 @@ class Tap:
         Difference that quantisation explains.
     tolerance : float
         Relative difference that the arithmetic explains: 1e-3 in float32, 2e-2 in float16.
+    no_gradient : str
+        Why the network behind the layer cannot be differentiated, as far as is known without running it.
     """
 
     layer: str
@@ -90,6 +92,7 @@ class Tap:
     shape: tuple[int | None, ...] = ()
     slack: Any = 0.0
     tolerance: float = 1e-3
+    no_gradient: str = ""
 
     def need_head(self) -> LinearHead:
         """The linear head, or the error that says what stands in its way."""

@@ -132,6 +132,8 @@ def obstacle(row: Method, tap: Tap, backend: Backend, aim: Target | None = None)
         )
     if is_closed(row, tap, aim):
         return _lacking(row.needs - CLOSED - {"images"}, backend)
+    if tap.no_gradient and _run_needs(row) & {"gradients", "curvature"}:
+        return f"{tap.no_gradient.rstrip('.')}. {_no_closed_form(row, tap, aim)}".strip()
     missing = _lacking(_run_needs(row), backend)
     return f"{missing} {_no_closed_form(row, tap, aim)}".strip() if missing else ""
 

@@ -15,6 +15,7 @@ from camcore.errors import InputError, suggest
 __all__ = ["TARGETS", "Aim", "Target", "difference", "finer", "target"]
 
 Floats = NDArray[np.floating[Any]]
+STRENGTH, COUNT = 0.6, 3  # of Finer-CAM
 Indices = NDArray[np.int64]
 
 
@@ -35,6 +36,8 @@ class Target:
     references : callable, optional
         ``references(scores, classes)``: the (N, T, R) classes to compare with, chosen once from the scores of the
         untouched images.
+    code : str
+        How :func:`target` is asked for it, where that says all; a backend may then compute the slopes itself.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Target:
     slopes: Callable[..., Floats]
     linear: bool = False
     references: Callable[[Floats, Indices], Indices] | None = None
+    code: str = ""
 
     @property
     def plain(self) -> bool:
@@ -115,7 +119,8 @@ class Aim:
             at = (classes[:, :, None] == self.classes[:, None, :]).argmax(axis=2)
             return np.take_along_axis(self.references, at[:, :, None], axis=1)
 
-        return replace(self.target, references=references)
+        code = "" if self.references.shape[2] else self.target.code
+        return replace(self.target, references=references, code=code)
 
 
 def _take(scores: Floats, classes: Indices, *_: Any) -> Floats:
@@ -171,15 +176,17 @@ def _rest_slopes(scores: Floats, classes: Indices, references: Indices, alone: b
 
 TARGETS: Mapping[str, Target] = MappingProxyType(
     {
-        "logit": Target("logit", _take, _one_hot, linear=True),
-        "probability": Target("probability", _probability, _probability_slopes),
-        "log-probability": Target("log-probability", _log_probability, _log_probability_slopes),
-        "rest": Target("rest", _rest, _rest_slopes),
+        "logit": Target("logit", _take, _one_hot, linear=True, code="logit"),
+        "probability": Target("probability", _probability, _probability_slopes, code="probability"),
+        "log-probability": Target("log-probability", _log_probability, _log_probability_slopes, code="log-probability"),
+        "rest": Target("rest", _rest, _rest_slopes, code="rest"),
     }
 )
 
 
-def _contrast(name: str, strength: float, references: Callable[[Floats, Indices], Indices]) -> Target:
+def _contrast(
+    name: str, strength: float, references: Callable[[Floats, Indices], Indices], *, code: str = ""
+) -> Target:
     """``s_c - strength * mean of the references' scores``."""
 
     def values(scores: Floats, classes: Indices, others: Indices, alone: bool) -> Floats:
@@ -195,7 +202,7 @@ def _contrast(name: str, strength: float, references: Callable[[Floats, Indices]
             np.put_along_axis(out, rival, less, axis=2)
         return out
 
-    return Target(name, values, slopes, linear=True, references=references)
+    return Target(name, values, slopes, linear=True, references=references, code=code)
 
 
 def _nearest(scores: Floats, classes: Indices, count: int) -> Indices:
@@ -235,7 +242,7 @@ def difference(other: int | None = None) -> Target:
     array([[2.]])
     """
     if other is None:
-        return _contrast("difference", 1.0, _best_other)
+        return _contrast("difference", 1.0, _best_other, code="difference")
 
     def fixed(scores: Floats, classes: Indices) -> Indices:
         if not 0 <= other < scores.shape[1]:
@@ -244,10 +251,10 @@ def difference(other: int | None = None) -> Target:
             )
         return np.full((*classes.shape, 1), other, np.int64)
 
-    return _contrast(f"difference:{other}", 1.0, fixed)
+    return _contrast(f"difference:{other}", 1.0, fixed, code=f"difference:{other}")
 
 
-def finer(strength: float = 0.6, count: int = 3) -> Target:
+def finer(strength: float = STRENGTH, count: int = COUNT) -> Target:
     """The score of a class minus ``strength`` times the mean score of the classes most alike.
 
     Parameters
@@ -263,7 +270,8 @@ def finer(strength: float = 0.6, count: int = 3) -> Target:
     Z. Zhang et al., "Finer-CAM: spotting the difference reveals finer details for visual explanation",
     arXiv:2501.11309
     """
-    return _contrast("finer", strength, lambda scores, classes: _nearest(scores, classes, count))
+    code = "finer" if (strength, count) == (STRENGTH, COUNT) else ""
+    return _contrast("finer", strength, lambda scores, classes: _nearest(scores, classes, count), code=code)
 
 
 def _by_hand(function: Callable[[Floats], Floats]) -> Target:

@@ -21,6 +21,7 @@ from camcore.preprocess import Preprocess
 from camcore.scores import Classes, choose_classes, top_count
 from camcore_onnx.axes import Axes, is_map
 from camcore_onnx.constants import Constants
+from camcore_onnx.gradients.session import Differentiator
 from camcore_onnx.heads import Found, find_head
 from camcore_onnx.layers import find_layer, module_path
 from camcore_onnx.layouts import token_features
@@ -69,7 +70,7 @@ class OnnxBackend:
 
     kind = "onnx"
     fixed = True
-    gives = frozenset({"features", "head", "class_maps", "tail", "model"})
+    gives = frozenset({"features", "head", "class_maps", "gradients", "curvature", "tail", "model"})
 
     def __init__(
         self,
@@ -128,6 +129,11 @@ class OnnxBackend:
         """How the tensors hold their maps."""
         return Axes(self.found, self.constants, **self._tokens)
 
+    @cached_property
+    def differentiator(self) -> Differentiator:
+        """What gives gradients."""
+        return Differentiator(self.loaded, self.input, self.found, self.axes, **self._options)
+
     def tap(self, layer: str | None = None, example: Floats | None = None) -> Tap:
         """The features of ``layer`` and the head behind them; see :class:`camcore.Tap`."""
         found, value = self.found, self._value(layer)
@@ -140,6 +146,7 @@ class OnnxBackend:
             shape=self._shape(value, example),
             slack=found.slack,
             tolerance=self._tolerance(),
+            no_gradient=self.differentiator.obstacle(value),
         )
         if self.axes.pools_prefix(value):
             return replace(tap, head=None, how="", obstacle=POOLED_PREFIX)
@@ -169,6 +176,11 @@ class OnnxBackend:
         target: Target | None = None,
     ) -> list[Evidence]:
         """One forward pass; see :class:`camcore.Backend`."""
+        if needs & {"gradients", "curvature"}:
+            values = [self._value(layer) for layer in layers]
+            names = self.labels if labels is None else labels
+            found = self.differentiator.evidence(images, values, classes, names, target, bends="curvature" in needs)
+            return [replace(e, head=self.found.head if "head" in needs else None) for e in found]
         watcher = self._watcher(layers if needs & {"features", "class_maps"} else (None,))
         top = top_count(classes) if "class_maps" in needs and watcher.gives_maps else 0
         by_hand = "class_maps" in needs and not top

@@ -54,8 +54,8 @@ class Order:
         What the outputs are called, one a layer.
     """
 
-    scores: str
-    layers: tuple[str, ...]
+    scores: str = ""
+    layers: tuple[str, ...] = ()
     target: str | None = "logit"
     classes: str | int = "input"
     method: Method | None = None

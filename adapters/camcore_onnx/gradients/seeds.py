@@ -9,13 +9,13 @@ import numpy as np
 import onnx_ir as ir
 
 from camcore.errors import InputError, suggest
+from camcore.targets import COUNT, STRENGTH
 from camcore_onnx.gradients.tensor import Pen, Tensor
 
 __all__ = ["SLOPES", "Seeds", "chosen_classes", "slopes"]
 
 _WHOLE, _FLOAT, _BOOL = ir.DataType.INT64, ir.DataType.FLOAT, ir.DataType.BOOL
 _LEAST = float(np.finfo(np.float32).min)
-_STRENGTH, _RIVALS = 0.6, 3  # of Finer-CAM: camcore.targets.finer
 
 
 class Seeds:
@@ -63,7 +63,7 @@ class Seeds:
 
     def nearest(self) -> list[Tensor]:
         """The classes whose scores are nearest to that of the class explained, each (R, 1)."""
-        pen, count = self.scores.pen, min(_RIVALS, (self.scores.shape[1] or 1) - 1)
+        pen, count = self.scores.pen, min(COUNT, (self.scores.shape[1] or 1) - 1)
         if not count:
             return []
         distance = (self.scores - (self.scores * self.mine).sum(1)).unary("Abs")
@@ -98,7 +98,7 @@ def _finer(seeds: Seeds) -> Tensor:
     rivals = [seeds.at(rival).cast(seeds.mine.dtype) for rival in seeds.nearest()]
     slopes = seeds.mine
     for rival in rivals:
-        slopes = slopes - rival * (_STRENGTH / len(rivals))
+        slopes = slopes - rival * (STRENGTH / len(rivals))
     return slopes
 
 

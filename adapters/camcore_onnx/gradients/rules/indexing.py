@@ -167,14 +167,6 @@ def scatter(at: Step, g: Tensor, i: int) -> Tensor:
     return at.pen.op(op, g, index, _blank(at, 2, g), shape=g.shape, dtype=g.dtype, **given)
 
 
-@rule("MaxUnpool", inputs=(0,))
-def max_unpool(at: Step, g: Tensor, i: int) -> Tensor:
-    """What lies where each number was put."""
-    if at.has(2):
-        at.refuse("it is given an output_shape; expected none")
-    return merge(g, 0, g.rank).gather(at.x(1), 0)
-
-
 @rule("TopK", inputs=(0,))
 def top_k(at: Step, g: Tensor, i: int) -> Tensor:
     """The gradient of each value goes where that value came from."""
