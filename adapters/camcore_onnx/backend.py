@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from camcore.errors import HeadNotFound, InputError
 from camcore.evidence import Evidence, InputSpec, Layer, Tap, milestones
 from camcore.head import LinearHead
-from camcore.layout import POOLED_PREFIX
+from camcore.layout import POOLED_PREFIX, Layout
 from camcore.methods import cam
 from camcore.preprocess import Preprocess
 from camcore.scores import Classes, choose_classes, top_count
@@ -136,7 +136,7 @@ class OnnxBackend:
 
     def tap(self, layer: str | None = None, example: Floats | None = None) -> Tap:
         """The features of ``layer`` and the head behind them; see :class:`camcore.Tap`."""
-        found, value = self.found, self._value(layer)
+        found, value = self.found, self.value(layer)
         tap = Tap(
             layer=value.name or "",
             head=found.head,
@@ -155,6 +155,23 @@ class OnnxBackend:
         read = found.features.name if found.features is not None else ""
         why = f"the head does not read {layer!r} but {read!r}; CAM is defined only there: leave layer out."
         return replace(tap, head=None, how="", obstacle=why)
+
+    def value(self, layer: str | None = None) -> ir.Value:
+        """The tensor that a layer's name means; the features that the head reads for None."""
+        value = self.found.features if layer is None else find_layer(self.graph, layer)
+        if value is None:
+            raise HeadNotFound(f"{self.found.obstacle} Nor is there any feature map with spatial axes on that way.")
+        return value
+
+    def layout(self, layer: str | None = None, size: tuple[int, ...] | None = None) -> Layout:
+        """How a layer holds its maps; for tokens ``size`` is that of the images, where the model takes any."""
+        value, space = self.value(layer), size or tuple(n for n in self.input.shape[2:] if n is not None)
+        try:
+            return self.axes.of(value, None, space)
+        except InputError:
+            example = np.zeros((1, self.input.channels or 3, *space), np.float32)
+            native = self._watch((value,)).fetch(example, [value.name or ""])[1][value.name or ""]
+            return self.axes.of(value, native.shape[1], space)
 
     def layers(self) -> list[Layer]:
         """The last tensor of each map size that ends a block, and the features; of those whose axes are known."""
@@ -177,7 +194,7 @@ class OnnxBackend:
     ) -> list[Evidence]:
         """One forward pass; see :class:`camcore.Backend`."""
         if needs & {"gradients", "curvature"}:
-            values = [self._value(layer) for layer in layers]
+            values = [self.value(layer) for layer in layers]
             names = self.labels if labels is None else labels
             found = self.differentiator.evidence(images, values, classes, names, target, bends="curvature" in needs)
             return [replace(e, head=self.found.head if "head" in needs else None) for e in found]
@@ -212,7 +229,7 @@ class OnnxBackend:
         MethodNotPossible
             If the graph cannot be cut there, or what is cut off does not reproduce the scores.
         """
-        value = self._value(layer)
+        value = self.value(layer)
         with self._lock:
             if value not in self._tails:
                 self._tails[value] = TailSession(self.loaded, self.input, self.found, value, **self._options)
@@ -267,12 +284,6 @@ class OnnxBackend:
         dtype = self.found.logits.dtype
         return _TOLERANCE.get(dtype.name, 1e-3) if dtype is not None else 1e-3
 
-    def _value(self, layer: str | None) -> ir.Value:
-        value = self.found.features if layer is None else find_layer(self.graph, layer)
-        if value is None:
-            raise HeadNotFound(f"{self.found.obstacle} Nor is there any feature map with spatial axes on that way.")
-        return value
-
     def _any_watcher(self) -> Watcher:
         """One that is there already, since all give the scores; a session holds the weights once more."""
         return next(iter(list(self._watchers.values())), None) or self._watcher((None,))
@@ -281,7 +292,7 @@ class OnnxBackend:
         """The session that watches some layers; for the head's features, if there are any, and the scores: (None,)."""
         if list(layers) == [None] and self.found.features is None:
             return self._watch(())
-        return self._watch(tuple(self._value(layer) for layer in layers))
+        return self._watch(tuple(self.value(layer) for layer in layers))
 
     def _watch(self, values: tuple[ir.Value, ...]) -> Watcher:
         if values not in self._watchers:

@@ -12,9 +12,10 @@ import onnx_ir as ir
 from camcore.errors import InputError, MethodNotPossible
 from camcore.layout import Layout
 from camcore.methods.table import Method
+from camcore.scores import top_count
 from camcore_onnx.gradients.facts import Feed, see
 from camcore_onnx.gradients.finish import finish, places
-from camcore_onnx.gradients.seeds import Seeds, chosen_classes, slopes
+from camcore_onnx.gradients.seeds import Seeds, best_classes, chosen_classes, slopes
 from camcore_onnx.gradients.several import Again, repeat_tail
 from camcore_onnx.gradients.sweep import Way, pull_back
 from camcore_onnx.gradients.tensor import Pen, Tensor
@@ -41,7 +42,7 @@ class Order:
         What gradients are taken of; None where its slopes over the scores are an input, ``cam_slopes``.
     classes : str or int
         ``"input"``: an int32 input ``cam_class`` (N,), -1 for the best class; ``"inputs"``: the same, (N, T), -1 in
-        column t for the class of rank t; ``"best"``: the best; a number: that class.
+        column t for the class of rank t; ``"top1"``: the best, ``"top5"``: the best five; a number: that class.
     method : Method, optional
         Whose map to give; the gradients where absent.
     curvature : bool
@@ -51,7 +52,9 @@ class Order:
     alone : bool
         Whether each class has a sigmoid of its own.
     titles : tuple of str
-        What the outputs are called, one a layer.
+        What ends the names of the outputs, one a layer.
+    full : bool
+        Whether gradients that are the same at all positions are repeated there; else they have spatial axes of one.
     """
 
     scores: str = ""
@@ -63,11 +66,17 @@ class Order:
     layouts: tuple[Layout, ...] = ()
     alone: bool = False
     titles: tuple[str, ...] = ()
+    full: bool = False
 
     @property
     def several(self) -> bool:
         """Whether there is a row for each of several classes."""
-        return self.classes == "inputs"
+        return self.classes == "inputs" or self.top > 1
+
+    @property
+    def top(self) -> int:
+        """How many of the best classes the graph chooses by itself."""
+        return top_count(self.classes) if isinstance(self.classes, str) else 0
 
     @property
     def bends(self) -> bool:
@@ -86,7 +95,7 @@ class Built:
     classes : str
         The output with the (N, T) classes explained.
     again : str
-        Where the tail is there twice: the scores of the second one, (N * T, K), which must be those of the first.
+        Where the tail is there twice: the tensor with the scores of the second one, (N * T, K), which must be those of the first.
     approximate : tuple of str
         Which operators have no exact derivative, and why.
     added : int
@@ -131,6 +140,7 @@ class _Site:
     order: Order
     feeds: Sequence[Feed]
     outputs: dict[str, list[str]] = field(default_factory=dict)
+    _given: list[ir.Value] = field(default_factory=list)
 
     @property
     def graph(self) -> ir.Graph:
@@ -139,7 +149,7 @@ class _Site:
     def build(self) -> Built:
         before = len(list(self.graph))
         scores, layers = self._written_out()
-        given = self._inputs()
+        given = self._given = self._inputs(scores)
         again = (
             repeat_tail(self.loaded, layers, scores, given[-1]) if self.order.several else Again(scores, tuple(layers))
         )
@@ -154,7 +164,6 @@ class _Site:
         parts: dict[str, Any] = {kind: tuple(names) for kind, names in self.outputs.items()}
         parts["classes"] = parts.pop("classes", ("",))[0]
         if self.order.several:
-            self.graph.outputs.append(again.scores)
             parts["again"] = again.scores.name
         return Built(
             self.loaded.model, approximate=tuple(way.approximate), added=len(list(self.graph)) - before, **parts
@@ -177,15 +186,14 @@ class _Site:
         made = {v.name or "": v for node in self.graph for v in node.outputs}
         return made | {v.name or "": v for v in self.graph.inputs}
 
-    def _inputs(self) -> list[ir.Value]:
-        """The inputs that say what is explained; their number of axes follows from the order."""
+    def _inputs(self, scores: ir.Value) -> list[ir.Value]:
+        """What says which classes are explained: an input that is added, or the best ones; nothing for a fixed one."""
         rows = ["N", "T"] if self.order.several else ["N"]
-        made = []
         if self.order.target is None:
-            made.append(self._input(SLOPES, _FLOAT, [*rows, "K"]))
-        elif self.order.classes in ("input", "inputs"):
-            made.append(self._input(CLASS, ir.DataType.INT32, rows))
-        return made
+            return [self._input(SLOPES, _FLOAT, [*rows, "K"])]
+        if self.order.top > 1:
+            return [best_classes(self.graph, scores, self.order.top)]
+        return [self._input(CLASS, ir.DataType.INT32, rows)] if self.order.classes in ("input", "inputs") else []
 
     def _input(self, name: str, dtype: ir.DataType, shape: Sequence[str]) -> ir.Value:
         if name in self._values():
@@ -232,11 +240,13 @@ class _Site:
 
     def _classes(self, pen: Pen, scores: Tensor, given: Sequence[ir.Value]) -> Tensor:
         """The (N, T) classes explained."""
+        if self.order.top > 1:
+            return Tensor(pen, given[0], _WHOLE, (scores.shape[0], self.order.top))
         if given:
             shape = (scores.shape[0], None) if self.order.several else (scores.shape[0],)
             classes = Tensor(pen, given[0], ir.DataType.INT32, shape).cast(_WHOLE)
             return chosen_classes(pen, scores, classes if self.order.several else classes.unsqueeze(1))
-        fixed = -1 if self.order.classes == "best" else int(self.order.classes)
+        fixed = -1 if self.order.top == 1 else int(self.order.classes)
         best = pen.constant(np.array([[fixed]], np.int64))
         if fixed < 0:
             return chosen_classes(pen, scores, best)
@@ -260,11 +270,14 @@ class _Site:
 
     def _by_class(self, gradient: Tensor, layer: Tensor) -> Tensor:
         """(N, T, *native) of the rows."""
+        gradient = gradient.expand(layer) if self.order.full else gradient
         if not self.order.several:
             return gradient.unsqueeze(1)
-        pen = gradient.pen
-        shape = (None, None, *gradient.shape[1:])
-        given = next(v for v in self.graph.inputs if v.name in (CLASS, SLOPES))
+        pen, given = gradient.pen, self._given[0]
+        shape = (None, self.order.top or None, *gradient.shape[1:])
+        if self.order.top:
+            rest = [gradient.length(a) if n is None else n for a, n in enumerate(gradient.shape)][1:]
+            return gradient.reshape(-1, self.order.top, *rest, shape=shape)
         lengths = Tensor(pen, given, _FLOAT, (None,) * (2 + (self.order.target is None))).lengths()
         front = lengths.slice(0, 0, 2)
         rest = gradient.lengths().slice(0, 1, gradient.rank)

@@ -12,7 +12,7 @@ from camcore.errors import InputError, suggest
 from camcore.targets import COUNT, STRENGTH
 from camcore_onnx.gradients.tensor import Pen, Tensor
 
-__all__ = ["SLOPES", "Seeds", "chosen_classes", "slopes"]
+__all__ = ["SLOPES", "Seeds", "best_classes", "chosen_classes", "slopes"]
 
 _WHOLE, _FLOAT, _BOOL = ir.DataType.INT64, ir.DataType.FLOAT, ir.DataType.BOOL
 _LEAST = float(np.finfo(np.float32).min)
@@ -153,6 +153,33 @@ def chosen_classes(pen: Pen, scores: Tensor, classes: Tensor) -> Tensor:
         single = scores.cast(_FLOAT)
         _, best = top(pen, single, classes.length(1))
     return (classes < 0).where(best, classes)
+
+
+def best_classes(graph: ir.Graph, scores: ir.Value, count: int) -> ir.Value:
+    """The (N, count) best classes of scores whose shape is not known yet.
+
+    Raises
+    ------
+    InputError
+        If the model's opset is too old.
+    """
+    opset = graph.opset_imports.get("", 0)
+    if opset < 10:
+        raise InputError(f"the best {count} classes need opset 10, the model has {opset}; convert it first")
+
+    def append(kind: str, *inputs: ir.Value, outputs: int = 1) -> ir.Value:
+        values = [ir.Value(name=f"grad/best/{kind}{i or ''}") for i in range(outputs)]
+        graph.append(ir.Node("", kind, inputs, outputs=values, name=f"grad/best/{kind}"))
+        return values[-1]
+
+    def store(name: str, numbers: list[int]) -> ir.Value:
+        stored = ir.tensor(np.array(numbers, np.int64), name=f"grad/best/{name}")
+        value = ir.Value(name=stored.name, const_value=stored, type=ir.TensorType(stored.dtype), shape=stored.shape)
+        graph.register_initializer(value)
+        return value
+
+    rows = append("Reshape", scores, store("rows", [0, -1]))
+    return append("TopK", rows, store("count", [count]), outputs=2)
 
 
 def top(pen: Pen, scores: Tensor, count: int | Tensor) -> tuple[Tensor, Tensor]:

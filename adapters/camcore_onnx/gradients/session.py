@@ -256,10 +256,9 @@ class _Session:
     def __init__(self, loaded: Loaded, spec: InputSpec, order: Order, built: Built, options: Mapping[str, Any]) -> None:
         self._spec, self._order, self._built = spec, order, built
         model = built.model
-        outputs = {v.name for v in model.graph.outputs}
-        if order.scores not in outputs:
-            values = {v.name: v for node in model.graph for v in node.outputs}
-            model.graph.outputs.append(values[order.scores])
+        values = {v.name: v for node in model.graph for v in node.outputs}
+        watched = [values[name] for name in (order.scores, built.again) if name]
+        model.graph.outputs.extend(v for v in watched if not v.is_graph_output())
         self._runner = Runner(model, "images", folder=loaded.folder, **options)
         self._checked = not order.several
 

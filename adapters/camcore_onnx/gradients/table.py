@@ -77,9 +77,43 @@ RULES: dict[tuple[str, str], Rule] = {}
 
 # Operators whose output does not change, or not continuously, with their input: the gradient through them is zero.
 FLAT = frozenset(
-    "Shape Size ArgMax ArgMin NonZero Greater GreaterOrEqual Less LessOrEqual Equal Not And Or Xor IsNaN IsInf Sign "
-    "Floor Ceil Round ConstantOfShape EyeLike OneHot RandomNormalLike RandomUniformLike Bernoulli BitShift BitwiseAnd "
-    "BitwiseOr BitwiseXor BitwiseNot Range NonMaxSuppression Unique".split()
+    {
+        "Shape",
+        "Size",
+        "ArgMax",
+        "ArgMin",
+        "NonZero",
+        "Greater",
+        "GreaterOrEqual",
+        "Less",
+        "LessOrEqual",
+        "Equal",
+        "Not",
+        "And",
+        "Or",
+        "Xor",
+        "IsNaN",
+        "IsInf",
+        "Sign",
+        "Floor",
+        "Ceil",
+        "Round",
+        "ConstantOfShape",
+        "EyeLike",
+        "OneHot",
+        "RandomNormalLike",
+        "RandomUniformLike",
+        "Bernoulli",
+        "BitShift",
+        "BitwiseAnd",
+        "BitwiseOr",
+        "BitwiseXor",
+        "BitwiseNot",
+        "Hardmax",
+        "Range",
+        "NonMaxSuppression",
+        "Unique",
+    }
 )
 
 

@@ -1,0 +1,148 @@
+"""The public function: a model that gives gradients, or the map made of them, in any runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx_ir as ir
+
+from camcore.errors import InputError
+from camcore.methods import Method, method
+from camcore.scores import top_count
+from camcore.targets import target as named_target
+from camcore_onnx.backend import OnnxBackend
+from camcore_onnx.gradients.build import Built, Order, build
+from camcore_onnx.gradients.facts import probes
+from camcore_onnx.gradients.finish import can_finish
+from camcore_onnx.gradients.raise_opset import raised
+
+__all__ = ["add_tail_gradients", "gradient_model"]
+
+
+def add_tail_gradients(
+    model: Any,
+    layers: str | Sequence[str | None] | None = None,
+    *,
+    target: str | None = None,
+    classes: str | int = "input",
+    maps: str | Method | None = None,
+    output: str | None = None,
+    size: tuple[int, ...] | None = None,
+    grid: tuple[int, ...] | None = None,
+    prefix: int | None = None,
+) -> Any:
+    """Add the gradient of a class score with respect to feature maps, as ordinary nodes.
+
+    Reverse-mode differentiation of the network between the scores and the layers: each operator's vector-Jacobian
+    product is appended as operators of the same opset. Any runtime computes it, without a training framework.
+
+    Parameters
+    ----------
+    model : path, bytes, onnx.ModelProto or onnx_ir.Model
+        Not changed. Weights in external files stay there.
+    layers : str or sequence of str, optional
+        Tensor names, node names or PyTorch module paths; the features that the head reads where absent.
+    target : str, optional
+        What is differentiated: ``"logit"`` (the default, but for methods with a target of their own), ``"probability"``, ``"log-probability"``, ``"rest"``, ``"difference"``,
+        ``"difference:7"`` or ``"finer"``; see :func:`camcore.targets.target`. Logits are found behind a final softmax.
+    classes : str or int
+        ``"input"``: the model gets an int32 input ``cam_class`` (N,), where -1 stands for the best class; ``"inputs"``:
+        the same as (N, T), -1 in column t for the class of rank t; ``"top1"``, ``"top5"``: the best ones; a number:
+        that class. The tail is in the graph twice where there are several classes, and runs for each of them.
+        An index that the model does not have gives gradients of zero.
+    maps : str or Method, optional
+        A method, whose map is given instead: gradcam, gradcam++, xgradcam, hirescam, layercam, gradcam-elementwise,
+        finercam or shapleycam. Nothing large leaves the runtime then.
+    output : str, optional
+        The output with the class scores, as in :class:`camcore_onnx.OnnxBackend`.
+    size : tuple of int, optional
+        A size (H, W) of images that the model takes, where it does not state one and takes no usual one.
+    grid, prefix
+        How tokens lie on the picture, for maps; found where absent.
+
+    Returns
+    -------
+    onnx.ModelProto
+        The outputs of the model, and then, of each layer: its features under their own name and ``gradient``
+        (N, T, *features), or ``cam`` (N, T, *S), raw and signed; ``cam_classes`` (N, T). Of several layers the names end
+        in ``/layer``. The names of all nodes that were added begin with ``grad/``, of a second tail with ``again/``.
+
+    Raises
+    ------
+    MethodNotPossible
+        If an operator behind a layer has no derivative, the scores do not depend on it, or it does not hold floats.
+    InputError
+        For an unknown layer, target or method, or a model that has such outputs already.
+
+    Notes
+    -----
+    Opset 9 or later; an older model is converted. Conventions at kinks are PyTorch's: the derivative of ReLU at 0 is 0,
+    of equal numbers in a max pooling the first one counts. Through QuantizeLinear gradients pass straight, masked where
+    it saturates: an approximation. Shapes are learned from two runs of the model on random images.
+    """
+    return ir.to_proto(
+        gradient_model(
+            OnnxBackend(model, device="cpu", output=output, grid=grid, prefix=prefix),
+            [layers] if layers is None or isinstance(layers, str) else list(layers),
+            target=target,
+            classes=classes,
+            maps=maps,
+            size=size,
+        ).model
+    )
+
+
+def gradient_model(
+    backend: OnnxBackend,
+    layers: Sequence[str | None],
+    *,
+    target: str | None = None,
+    classes: str | int = "input",
+    maps: str | Method | None = None,
+    size: tuple[int, ...] | None = None,
+) -> Built:
+    """As :func:`add_tail_gradients`, of a backend; gives what was built."""
+    row = None if maps is None else _finished(maps)
+    values = [backend.value(layer) for layer in layers]
+    if not values or len(set(values)) < len(values):
+        raise InputError(f"layers {list(layers)} are not all different, or none; give each layer once")
+    loaded = raised(backend.loaded)
+    order = Order(
+        scores=backend.found.logits.name or "",
+        layers=tuple(v.name or "" for v in values),
+        target=_code(target or (row.target if row is not None else "logit")),
+        classes=_checked(classes),
+        method=row,
+        layouts=() if row is None else tuple(backend.layout(layer, size) for layer in layers),
+        alone=backend.found.scores_are == "independent logit",
+        titles=("",)
+        if len(values) == 1
+        else tuple(f"/{layer or v.name}" for layer, v in zip(layers, values, strict=True)),
+        full=True,
+    )
+    return build(loaded, order, probes(loaded, backend.input, size))
+
+
+def _finished(maps: str | Method) -> Method:
+    row = maps if isinstance(maps, Method) else method(maps)
+    if not can_finish(row):
+        raise InputError(
+            f"the map of {row.name} cannot be made in the graph; take gradcam, gradcam++, xgradcam, hirescam, layercam, "
+            "gradcam-elementwise, finercam or shapleycam, or leave maps out and combine the gradients yourself"
+        )
+    return row
+
+
+def _code(target: str) -> str:
+    found = named_target(target)
+    if not found.code:
+        raise InputError(f"target {found.name!r} is a function; the graph takes targets by name")
+    return found.code
+
+
+def _checked(classes: str | int) -> str | int:
+    known = classes in ("input", "inputs") or (isinstance(classes, str) and top_count(classes) > 0)
+    if not known and not (isinstance(classes, int) and classes >= 0):
+        raise InputError(f"classes is {classes!r}; expected 'input', 'inputs', 'top1', 'top5' or a class index")
+    return classes
