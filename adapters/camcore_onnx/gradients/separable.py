@@ -20,7 +20,7 @@ __all__ = ["along", "computed", "matrix"]
 Apply = Callable[[Tensor], Tensor]
 
 
-def matrix(at: Step, axis: int, apply: Apply) -> Tensor | None:
+def matrix(at: Step, axis: int, apply: Apply, *, fixed: bool = True) -> Tensor | None:
     """What an operator does along an axis of input 0: ``x @ matrix``; None where it changes nothing.
 
     Parameters
@@ -29,10 +29,14 @@ def matrix(at: Step, axis: int, apply: Apply) -> Tensor | None:
     axis : int
     apply : callable
         Writes the operator for a square tensor of floats, along its last axis; the rows are independent.
+    fixed : bool
+        False where what ``apply`` reads of the graph is known only when the model runs.
     """
     n = at.shape()[axis]
     if n is None:
         return apply(_eye(at.pen, at.bare().length(axis)))
+    if not fixed:
+        return apply(at.pen.constant(np.eye(n, dtype=np.float32)))
     array = computed(at, apply, n)
     return None if np.array_equal(array, np.eye(n)) else at.pen.constant(array)
 
