@@ -134,7 +134,7 @@ class TestSplit:
         assert names(cut(g.model()).crossing) == {of}
         backend = OnnxBackend(g.model(), device="cpu")
         assert_reproduces(backend, images(2, 3, 8, 9), "features")
-        assert backend._tails[backend._value("features")]._batch is None
+        assert backend._tails[backend.value("features")]._batch is None
 
     def test_masks_are_computed_inside(self):
         def masked(g: Graph, image: str, trunk: str) -> str:
@@ -275,7 +275,7 @@ def _pooled(g: Graph, features: str) -> str:
 class TestChecks:
     def test_a_tail_that_gives_other_scores_is_refused(self):
         backend, pixels = OnnxBackend(residual(), device="cpu"), images(2, 3, 8, 8)
-        session = tails.TailSession(backend.loaded, backend.input, backend.found, backend._value("inner"), device="cpu")
+        session = tails.TailSession(backend.loaded, backend.input, backend.found, backend.value("inner"), device="cpu")
         scores, seen = backend._watch(session.watched).fetch(pixels, ["inner", "skip"])
         with pytest.raises(MethodNotPossible, match="the tail behind 'inner' does not reproduce the model's scores"):
             session.check(seen["inner"], {"skip": seen["skip"][::-1]}, scores)
@@ -285,7 +285,7 @@ class TestChecks:
 
     def test_zeros_prove_nothing(self):
         backend = OnnxBackend(classifier(), device="cpu")
-        value = backend._value(None)
+        value = backend.value(None)
         session = tails.TailSession(backend.loaded, backend.input, backend.found, value, device="cpu")
         nothing = np.zeros((1, 6, 8, 8), np.float32)
         session.check(nothing, {}, session(nothing, {}))
@@ -311,7 +311,7 @@ class TestChecks:
 
         def note(layer: str) -> None:
             backend.tails(pixels, layer)
-            runner = backend._watch(backend._tails[backend._value(layer)].watched).runner
+            runner = backend._watch(backend._tails[backend.value(layer)].watched).runner
             run = runner.call
             runner.call = lambda names, feed: asked.append(tuple(names)) or run(names, feed)  # type: ignore[method-assign,func-returns-value]
             backend.tails(pixels, layer)
@@ -428,5 +428,5 @@ def test_real_models(real: Real):
 def test_computed_pads_do_not_hide_the_batch():
     """The shortcuts of this network are padded by amounts that its graph computes."""
     backend = OnnxBackend(WITH_CAM[6].path, device="cpu")
-    found = split(backend.loaded, backend._value("/layer3/layer3.2/conv1/Conv_output_0"), backend.found.logits)
+    found = split(backend.loaded, backend.value("/layer3/layer3.2/conv1/Conv_output_0"), backend.found.logits)
     assert names(found.crossing) == {"/layer3/layer3.1/Relu_1_output_0"}

@@ -44,13 +44,13 @@ class Seeds:
     def relative(self) -> Tensor:
         """Slopes of ``ln p_c``: ``1 - p_c``, which is what the others have together, and ``-p_j``."""
         if self.alone:
-            return self.mine * (-self.scores).unary("Sigmoid")
+            return self.mine * _logistic(-self.scores)
         others = self._probabilities() * (1 - self.mine)
         return self.mine * others.sum(1) - others
 
     def probability(self) -> Tensor:
         """``p_c`` of each row, (R, 1)."""
-        probabilities = self.scores.unary("Sigmoid") if self.alone else self._probabilities()
+        probabilities = _logistic(self.scores) if self.alone else self._probabilities()
         return (probabilities * self.mine).sum(1)
 
     def _probabilities(self) -> Tensor:
@@ -71,6 +71,11 @@ class Seeds:
         return [found.slice(1, k, k + 1) for k in range(count)]
 
 
+def _logistic(x: Tensor) -> Tensor:
+    """Small numbers too are right: ONNX Runtime's Sigmoid gives no less than 1e-8 or so."""
+    return 1 / (1 + (-x).unary("Exp"))
+
+
 def _logit(seeds: Seeds) -> Tensor:
     return seeds.mine
 
@@ -88,7 +93,7 @@ def _rest(seeds: Seeds) -> Tensor:
 
 
 def _difference(seeds: Seeds, other: int | None = None) -> Tensor:
-    if seeds.scores.shape[1] == 1:
+    if other is None and seeds.scores.shape[1] == 1:
         raise InputError("target difference: the model has one class and no other to compare with; take logit")
     rival = seeds.rival() if other is None else seeds.scores.pen.constant(np.array([[other]], np.int64))
     return seeds.mine - seeds.at(rival).cast(seeds.mine.dtype)
