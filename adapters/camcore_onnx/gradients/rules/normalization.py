@@ -30,23 +30,12 @@ def layer_norm(at: Step, g: Tensor, i: int) -> Tensor:
     """``y = scale n + bias`` of ``n = (x - mean) r``, and those of its outputs that are used."""
     x, rank = at.x(), at.rank()
     axes = range(at.attribute("axis", -1) % rank, rank)
-    n, r = _fused(at, x, axes[0]) if None not in at.shape(1) else _standard(at, x, axes)
+    n, r = _standard(at, x, axes)
     of_y, of_mean, of_r = [*at.gradients, None, None][:3]
     parts = [_through_standard(of_y * at.x(1), n, r, axes)] if of_y is not None else []
     parts += [of_mean / x.count(*axes)] if of_mean is not None else []
     parts += [-(of_r * r * r / x.count(*axes)) * n] if of_r is not None else []
     return reduce(Tensor.__add__, parts).expand(x)
-
-
-def _fused(at: Step, x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """The same as :func:`_standard`, in one pass over memory."""
-    ones = at.pen.constant(np.ones([n or 1 for n in at.shape(1)]), x.dtype)
-    statistics = (*x.shape[:axis], *[1] * (x.rank - axis))
-    shapes, epsilon = [x.shape, statistics, statistics], at.attribute("epsilon", 1e-5)
-    n, _, r = at.pen.ops(
-        "LayerNormalization", 3, x, ones, shapes=shapes, dtypes=[x.dtype] * 3, axis=axis, epsilon=epsilon
-    )
-    return n, r
 
 
 def _standard(at: Step, x: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor]:
