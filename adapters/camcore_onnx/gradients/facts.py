@@ -74,6 +74,8 @@ class Facts:
         found = self.types.get(value, value.dtype)
         if found is None and value.const_value is not None:
             return value.const_value.dtype
+        if found is None and (stored := self.constants.value(value)) is not None:
+            return ir.DataType.from_numpy(stored.dtype)
         return ir.DataType.UNDEFINED if found is None else found
 
     def is_dequantized(self, value: ir.Value) -> bool:
