@@ -23,16 +23,38 @@ def resize(at: Step, g: Tensor, i: int) -> Tensor:
     """``y = R x`` along each axis, so ``R^T g`` back; where pixels are repeated, that is the sum over each block."""
     if at.attribute("keep_aspect_ratio_policy", "stretch") != "stretch":
         at.refuse("it keeps the aspect ratio; expected keep_aspect_ratio_policy 'stretch'")
-    if at.shape() == at.pen.facts.shape(at.node.outputs[0]) and None not in at.shape()[1:]:
+    if at.shape() == _after(at).shape and None not in at.shape()[1:]:
         return g  # ONNX Runtime copies what keeps its shape, whatever the scales are
     axes = [axis for axis in range(g.rank) if _moves(at, axis)]
     blocks = {axis: _repeats(at, axis) for axis in axes if axis > 1 and g.dtype == ir.DataType.FLOAT}
     blocks = {axis: n for axis, n in blocks.items() if n > 1}
-    g = _block_sums(g, blocks)
+    g, copied = _block_sums(g, blocks), _is_copied(at, axes)
     for axis in axes:
         if axis not in blocks:
-            g = along(g, matrix(at, axis, partial(_resized, at, axis), fixed=_is_fixed(at, axis)), axis)
+            by = matrix(at, axis, partial(_resized, at, axis), fixed=_is_fixed(at, axis))
+            if by is not None and copied is not None:
+                by = copied.where(by.unary("EyeLike"), by)
+            g = along(g, by, axis)
     return g
+
+
+def _after(at: Step) -> Tensor:
+    """The output, for its lengths."""
+    y = at.node.outputs[0]
+    return Tensor(at.pen, y, at.pen.facts.dtype(y), at.pen.facts.shape(y))
+
+
+def _is_copied(at: Step, axes: list[int]) -> Tensor | None:
+    """Whether nothing changes its length, where that shows only when the model runs; None where something does."""
+    x, y = at.bare(), _after(at)
+    scales = [_given(at, "scales", axis) for axis in axes]
+    if _input(at, "sizes") and at.attribute("coordinate_transformation_mode") not in _SHIFTING:
+        return None
+    if any(None not in (n, m) and n != m for n, m in zip(x.shape, y.shape, strict=True)):
+        return None
+    if any(isinstance(scale, float) and scale != 1 and not 1 < scale < 2 for scale in scales):
+        return None
+    return x.lengths().equals(y.lengths()).unary("Not").cast(ir.DataType.FLOAT).sum(0) < 0.5
 
 
 def _input(at: Step, name: str) -> int | None:
@@ -49,7 +71,7 @@ def _given(at: Step, name: str, axis: int, part: int = 0) -> float | Tensor | No
     listed = [a % at.rank() for a in axes]
     if place is None or axis not in listed:
         return None
-    length = at.pen.facts.shape(at.node.outputs[0])[axis]
+    length = _after(at).shape[axis]
     if name == "sizes" and length is not None:
         return length
     entry, fixed = listed.index(axis) + part * len(listed), at.constant(place)
@@ -62,7 +84,7 @@ def _moves(at: Step, axis: int) -> bool:
         return True
     if _input(at, "sizes") is None:
         return _given(at, "scales", axis) not in (None, 1.0)
-    before, after = at.shape()[axis], at.pen.facts.shape(at.node.outputs[0])[axis]
+    before, after = at.shape()[axis], _after(at).shape[axis]
     return _given(at, "sizes", axis) is not None and (axis > 0 if before is None else before != after)
 
 
