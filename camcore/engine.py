@@ -181,6 +181,9 @@ class Explainer:
             other = self._without_head(images, str(error))
             if other is None:
                 raise
+        except MethodNotPossible:  # the backend has learned what stands in the way: the planner tells it to the end
+            make_plan(backend=self.backend, example=images, **self._wanted)
+            raise
         if self.backend.fixed:  # else the next call may find the head as it should be
             self._plan = other
         return other, self._parts(other, images, classes)

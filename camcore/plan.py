@@ -316,5 +316,14 @@ def refusal(row: Method, tap: Tap, backend: Backend, aim: Target | None = None) 
     why = obstacle(row, tap, backend, aim)
     works = [n for n, r in METHODS.items() if not obstacle(r, tap, backend, None if aim is None else target(r.target))]
     cure = f"Methods that work here: {', '.join(works)}." if works else "No method works on this model."
+    cure = f"{_reachable(row, tap, backend)}{cure}"
     kind = HeadNotFound if "head" in row.needs and not isinstance(tap.head, LinearHead) else MethodNotPossible
     return kind(f"{row.name} is not possible at {tap.layer!r}: {why} {cure}")
+
+
+def _reachable(row: Method, tap: Tap, backend: Backend) -> str:
+    """The layers that have a gradient, where this one lacks it."""
+    if not tap.no_gradient or not _run_needs(row) & {"gradients", "curvature"}:
+        return ""
+    others = [e.name for e in backend.layers() if not backend.tap(e.name).no_gradient]
+    return f"Layers with a gradient: {', '.join(others)}. " if others else "No layer of known size has a gradient. "

@@ -20,9 +20,10 @@ from camcore_onnx.gradients.several import Again, repeat_tail
 from camcore_onnx.gradients.sweep import Way, pull_back
 from camcore_onnx.gradients.tensor import Pen, Tensor
 from camcore_onnx.load import Loaded, infer_shapes
+from camcore_onnx.tails import reached
 from camcore_onnx.unfold import dequantized, unfold
 
-__all__ = ["CLASS", "SLOPES", "Built", "Order", "build", "explain_missing"]
+__all__ = ["CLASS", "SLOPES", "Built", "Order", "build", "check_layer", "explain_missing"]
 
 CLASS, SLOPES = "cam_class", "cam_slopes"
 _WHOLE, _FLOAT = ir.DataType.INT64, ir.DataType.FLOAT
@@ -95,7 +96,8 @@ class Built:
     classes : str
         The output with the (N, T) classes explained.
     again : str
-        Where the tail is there twice: the tensor with the scores of the second one, (N * T, K), which must be those of the first.
+        Where the tail is there twice: the tensor with the scores of the second one, (N * T, K), which must be those of
+        the first.
     approximate : tuple of str
         Which operators have no exact derivative, and why.
     added : int
@@ -209,7 +211,7 @@ class _Site:
         feeds = [{**feed, **self._example(feed, i)} for i, feed in enumerate(self.feeds)]
         way = Way(self.graph, [again.scores], again.layers, see(self.loaded, values, feeds))
         for layer in layers:
-            _check_layer(way, layer, scores)
+            check_layer(way, layer, scores)
         return way
 
     def _example(self, feed: Feed, i: int) -> Feed:
@@ -339,10 +341,10 @@ def _spatial(maps: Tensor, features: Tensor, layout: Layout) -> Tensor:
     return maps.reshape(*lengths, *space, shape=shape)
 
 
-def _check_layer(way: Way, layer: ir.Value, scores: ir.Value) -> None:
-    assert way.facts is not None  # from see
-    dtype = way.facts.dtype(layer)
-    if dtype not in (_FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE):
+def check_layer(way: Way, layer: ir.Value, scores: ir.Value) -> None:
+    """Refuse a layer that holds no floats, as far as that is known, or is the scores."""
+    dtype = layer.dtype if way.facts is None else way.facts.dtype(layer)
+    if dtype not in (None, _FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE):
         raise MethodNotPossible(
             f"the layer {layer.name!r} holds {dtype.name.lower()}, not floats; choose another layer"
         )
@@ -367,8 +369,11 @@ def explain_missing(way: Way) -> None:
             f"{'s' if len(named) == 1 else ''} between the layer and the scores; camcore methods --ops lists those "
             "that have one"
         )
-    start = next(iter(way.starts)).name
+    start = next(iter(way.starts))
     for layer in way.wanted:
         alone = Way(way.graph, way.starts, [layer], way.facts)
         if not alone.nodes and layer not in way.starts:
-            raise MethodNotPossible(f"the scores {start!r} do not depend on the layer {layer.name!r}; choose another")
+            through = start in reached(way.graph, [layer])
+            how = "do not change smoothly with" if through else "do not depend on"
+            why = ": integers, comparisons or constants are all that lead there" if through else ""
+            raise MethodNotPossible(f"the scores {start.name!r} {how} the layer {layer.name!r}{why}; choose another")

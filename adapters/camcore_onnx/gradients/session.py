@@ -16,10 +16,10 @@ from camcore.evidence import Evidence, InputSpec
 from camcore.scores import Classes, choose_classes, top_count
 from camcore.targets import TARGETS, Target
 from camcore_onnx.axes import Axes
-from camcore_onnx.gradients.build import CLASS, SLOPES, Built, Order, build, explain_missing
+from camcore_onnx.gradients.build import CLASS, SLOPES, Built, Order, build
 from camcore_onnx.gradients.facts import Feed, probes
+from camcore_onnx.gradients.outlook import Outlook, outlook
 from camcore_onnx.gradients.raise_opset import raised
-from camcore_onnx.gradients.sweep import Way
 from camcore_onnx.heads import Found
 from camcore_onnx.load import Loaded
 from camcore_onnx.sessions import Runner, Watcher, as_rows
@@ -62,21 +62,28 @@ class Differentiator:
         self._raised: Loaded | None = None
         self._feeds: dict[tuple[int, ...], list[Feed]] = {}
         self._sessions: dict[Any, _Session] = {}
-        self._obstacles: dict[ir.Value, str] = {}
+        self._outlooks: dict[ir.Value, Outlook] = {}
         self._apart: set[Any] = set()  # layers whose second tail does not give the scores of the first
         self._classes = 0
         self._watcher: Watcher | None = None
         self._lock = threading.RLock()
 
     def obstacle(self, layer: ir.Value) -> str:
-        """Why there is no gradient at a layer, as far as the graph tells; empty where nothing stands in its way."""
-        if layer not in self._obstacles:
-            try:
-                explain_missing(Way(self._loaded.model.graph, [self._found.logits], [layer]))
-                self._obstacles[layer] = ""
-            except MethodNotPossible as error:
-                self._obstacles[layer] = str(error)
-        return self._obstacles[layer]
+        """Why there is no gradient at a layer, as far as is known; empty where nothing stands in its way."""
+        return self._outlook(layer).obstacle
+
+    def approximate(self, layer: ir.Value) -> tuple[str, ...]:
+        """The operators behind a layer that have no exact derivative, and why; none where there is no gradient."""
+        return self._outlook(layer).approximate
+
+    def _outlook(self, layer: ir.Value) -> Outlook:
+        if layer not in self._outlooks:
+            space = tuple(n for n in self._spec.shape[2:] if n is not None)
+            size = space if len(space) == len(self._spec.shape) - 2 else None
+            self._outlooks[layer] = outlook(
+                self._loaded, self._found.logits, layer, lambda: probes(self._model, self._spec, size)
+            )
+        return self._outlooks[layer]
 
     def evidence(
         self,
@@ -246,8 +253,21 @@ class Differentiator:
             alone=self._found.scores_are == "independent logit",
             titles=tuple(f"/{i}" for i in range(len(layers))),
         )
-        built = build(self._model, full, feeds)
+        try:
+            built = build(self._model, full, feeds)
+        except MethodNotPossible:
+            self._learn(layers, full, feeds)
+            raise
         return _Session(self._model, self._spec, full, built, self._options)
+
+    def _learn(self, layers: Sequence[ir.Value], order: Order, feeds: Sequence[Feed]) -> None:
+        """Remember which of some layers have no gradient, since a rule refuses its node there."""
+        for layer in layers:
+            plain = Order(order.scores, (layer.name or "",), alone=order.alone, titles=("",))
+            try:
+                build(self._model, plain, feeds)
+            except MethodNotPossible as error:
+                self._outlooks[layer] = Outlook(str(error))
 
 
 class _Session:

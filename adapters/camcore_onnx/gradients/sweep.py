@@ -11,9 +11,10 @@ import onnx_ir as ir
 from camcore.errors import MethodNotPossible
 from camcore_onnx.gradients.facts import Facts
 from camcore_onnx.gradients.step import Step
-from camcore_onnx.gradients.table import FLAT, Rule, rule_of
+from camcore_onnx.gradients.table import FLAT, rule_of
 from camcore_onnx.gradients.tensor import Pen, Tensor
 from camcore_onnx.layers import module_path
+from camcore_onnx.tails import sources
 
 __all__ = ["Way", "pull_back"]
 
@@ -90,7 +91,8 @@ class Way:
         if node.domain in ("", "ai.onnx") and node.op_type in FLAT:
             return
         rule = rule_of(node.domain, node.op_type)
-        for i, value in enumerate(node.inputs):
+        read = enumerate(node.inputs) if rule is not None else enumerate(sources(node))  # branches read, too
+        for i, value in read:
             if value is not None and (rule is None or i not in rule.flat) and self._is_smooth(value):
                 yield value
 

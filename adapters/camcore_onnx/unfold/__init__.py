@@ -11,7 +11,7 @@ from camcore_onnx.unfold import attention, fused, norms, quantized  # noqa: F401
 from camcore_onnx.unfold.integers import dequantized
 from camcore_onnx.unfold.site import FORMS, Site
 
-__all__ = ["dequantized", "unfold"]
+__all__ = ["FORMS", "dequantized", "unfold"]
 
 
 def unfold(model: ir.Model, nodes: Collection[ir.Node], feeds: Sequence[Feed] = ()) -> None:
