@@ -44,8 +44,9 @@ def add_tail_gradients(
     layers : str or sequence of str, optional
         Tensor names, node names or PyTorch module paths; the features that the head reads where absent.
     target : str, optional
-        What is differentiated: ``"logit"`` (the default, but for methods with a target of their own), ``"probability"``, ``"log-probability"``, ``"rest"``, ``"difference"``,
-        ``"difference:7"`` or ``"finer"``; see :func:`camcore.targets.target`. Logits are found behind a final softmax.
+        What is differentiated: ``"logit"`` (the default, but for methods with a target of their own),
+        ``"probability"``, ``"log-probability"``, ``"rest"``, ``"difference"``, ``"difference:7"`` or ``"finer"``; see
+        :func:`camcore.targets.target`. Logits are found behind a final softmax.
     classes : str or int
         ``"input"``: the model gets an int32 input ``cam_class`` (N,), where -1 stands for the best class; ``"inputs"``:
         the same as (N, T), -1 in column t for the class of rank t; ``"top1"``, ``"top5"``: the best ones; a number:
@@ -65,8 +66,8 @@ def add_tail_gradients(
     -------
     onnx.ModelProto
         The outputs of the model, and then, of each layer: its features under their own name and ``gradient``
-        (N, T, *features), or ``cam`` (N, T, *S), raw and signed; ``cam_classes`` (N, T). Of several layers the names end
-        in ``/layer``. The names of all nodes that were added begin with ``grad/``, of a second tail with ``again/``.
+        (N, T, *features), or ``cam`` (N, T, *S), raw and signed; ``cam_classes`` (N, T). Of several layers the names
+        end in ``/layer``. The names of all nodes added begin with ``grad/``, of a second tail with ``again/``.
 
     Raises
     ------
@@ -128,8 +129,8 @@ def _finished(maps: str | Method) -> Method:
     row = maps if isinstance(maps, Method) else method(maps)
     if not can_finish(row):
         raise InputError(
-            f"the map of {row.name} cannot be made in the graph; take gradcam, gradcam++, xgradcam, hirescam, layercam, "
-            "gradcam-elementwise, finercam or shapleycam, or leave maps out and combine the gradients yourself"
+            f"the map of {row.name} cannot be made in the graph; take gradcam, gradcam++, xgradcam, hirescam, "
+            "layercam, gradcam-elementwise, finercam or shapleycam, or leave maps out and combine gradients yourself"
         )
     return row
 

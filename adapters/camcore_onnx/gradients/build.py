@@ -16,7 +16,7 @@ from camcore.scores import top_count
 from camcore_onnx.gradients.facts import Feed, see
 from camcore_onnx.gradients.finish import finish, places
 from camcore_onnx.gradients.seeds import Seeds, best_classes, chosen_classes, slopes
-from camcore_onnx.gradients.several import Again, repeat_tail
+from camcore_onnx.gradients.several import Again, check_rows, repeat_tail
 from camcore_onnx.gradients.sweep import Way, pull_back
 from camcore_onnx.gradients.tensor import Pen, Tensor
 from camcore_onnx.load import Loaded, infer_shapes
@@ -110,7 +110,6 @@ class Built:
     curvatures: tuple[str, ...] = ()
     maps: tuple[str, ...] = ()
     classes: str = ""
-    again: str = ""
     approximate: tuple[str, ...] = ()
     added: int = 0
 
@@ -152,9 +151,10 @@ class _Site:
         before = len(list(self.graph))
         scores, layers = self._written_out()
         given = self._given = self._inputs(scores)
-        again = (
-            repeat_tail(self.loaded, layers, scores, given[-1]) if self.order.several else Again(scores, tuple(layers))
-        )
+        again = Again(scores, tuple(layers))
+        if self.order.several:
+            again = repeat_tail(self.loaded, layers, scores, given[-1])
+            check_rows(self.loaded, scores, again.scores, self._runs())
         way = self._way(scores, layers, again)
         assert way.facts is not None  # from _way
         pen = Pen(self.graph, way.facts)
@@ -163,13 +163,19 @@ class _Site:
         found = pull_back(way, {again.scores: seed}, pen)
         for i, layer in enumerate(again.layers):
             self._finish(i, pen, layers[i], layer, found[layer])
+        self._drop_unread()
         parts: dict[str, Any] = {kind: tuple(names) for kind, names in self.outputs.items()}
         parts["classes"] = parts.pop("classes", ("",))[0]
-        if self.order.several:
-            parts["again"] = again.scores.name
         return Built(
             self.loaded.model, approximate=tuple(way.approximate), added=len(list(self.graph)) - before, **parts
         )
+
+    def _drop_unread(self) -> None:
+        """Remove what was written and is not read after all; runtimes would compute it."""
+        for node in reversed(list(self.graph)):
+            written = (node.name or "").startswith(("grad/", "again/", "curvature/"))
+            if written and not any(v.is_graph_output() or v.uses() for v in node.outputs):
+                self.graph.remove(node, safe=True)
 
     def _written_out(self) -> tuple[ir.Value, list[ir.Value]]:
         """The scores and the layers, once fused and quantised operators between them are written out."""
@@ -208,11 +214,15 @@ class _Site:
         guess = Way(self.graph, [again.scores], again.layers)
         explain_missing(guess)
         values = [*guess.values, *again.layers, *layers, scores, again.scores]
-        feeds = [{**feed, **self._example(feed, i)} for i, feed in enumerate(self.feeds)]
-        way = Way(self.graph, [again.scores], again.layers, see(self.loaded, values, feeds))
+        way = Way(self.graph, [again.scores], again.layers, see(self.loaded, values, self._runs()))
         for layer in layers:
             check_layer(way, layer, scores)
         return way
+
+    def _runs(self) -> list[Feed]:
+        """The images, with values of the inputs that were added: of two numbers of classes at least."""
+        images = [*self.feeds, *self.feeds] if self.order.several else self.feeds
+        return [{**feed, **self._example(feed, i)} for i, feed in enumerate(images)]
 
     def _example(self, feed: Feed, i: int) -> Feed:
         """Values of the inputs that were added, of so many images."""
@@ -281,18 +291,16 @@ class _Site:
             rest = [gradient.length(a) if n is None else n for a, n in enumerate(gradient.shape)][1:]
             return gradient.reshape(-1, self.order.top, *rest, shape=shape)
         lengths = Tensor(pen, given, _FLOAT, (None,) * (2 + (self.order.target is None))).lengths()
-        front = lengths.slice(0, 0, 2)
-        rest = gradient.lengths().slice(0, 1, gradient.rank)
-        return pen.op("Reshape", gradient, pen.concat([front, rest], 0), shape=shape, dtype=gradient.dtype)
+        whole = pen.concat([lengths.slice(0, 0, 2), gradient.lengths().slice(0, 1, gradient.rank)], 0)
+        return pen.op("Reshape", gradient, whole, shape=shape, dtype=gradient.dtype)
 
     def _curvature(self, layer: ir.Value, gradient: Tensor) -> Tensor:
         """The Hessian of the target times the features: the gradient of ``g . A``, A taken as fixed."""
         way = Way(self.graph, [gradient.value], [layer])
         explain_missing(way)
-        feeds = [{**feed, **self._example(feed, i)} for i, feed in enumerate(self.feeds)]
-        facts = see(self.loaded, [*way.values, layer, gradient.value], feeds)
+        facts = see(self.loaded, [*way.values, layer, gradient.value], self._runs())
         pen = Pen(self.graph, facts)
-        pen.scope = "curvature"
+        pen.scope = "grad/curvature"
         features = pen.read(layer)
         if not Way(self.graph, [gradient.value], [layer], facts).nodes:
             return pen.zeros(features)

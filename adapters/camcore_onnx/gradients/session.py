@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from camcore.errors import InputError, MethodNotPossible
+from camcore.errors import MethodNotPossible
 from camcore.evidence import Evidence, InputSpec
 from camcore.scores import Classes, choose_classes, top_count
 from camcore.targets import TARGETS, Target
@@ -20,6 +20,7 @@ from camcore_onnx.gradients.build import CLASS, SLOPES, Built, Order, build
 from camcore_onnx.gradients.facts import Feed, probes
 from camcore_onnx.gradients.outlook import Outlook, outlook
 from camcore_onnx.gradients.raise_opset import raised
+from camcore_onnx.gradients.several import NotRepeatable
 from camcore_onnx.heads import Found
 from camcore_onnx.load import Loaded
 from camcore_onnx.sessions import Runner, Watcher, as_rows
@@ -28,7 +29,7 @@ __all__ = ["Differentiator", "Pulled"]
 
 Floats = NDArray[np.floating[Any]]
 Indices = NDArray[np.int64]
-_AGAIN = 1e-3  # how closely a second tail must give the scores of the first
+_SEVERAL = 10  # since this opset a graph can find classes by their ranks
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,7 @@ class Differentiator:
         self._feeds: dict[tuple[int, ...], list[Feed]] = {}
         self._sessions: dict[Any, _Session] = {}
         self._outlooks: dict[ir.Value, Outlook] = {}
-        self._apart: set[Any] = set()  # layers whose second tail does not give the scores of the first
+        self._apart: set[Any] = set()  # layers whose tail cannot run for several classes at once
         self._classes = 0
         self._watcher: Watcher | None = None
         self._lock = threading.RLock()
@@ -193,32 +194,26 @@ class Differentiator:
         given = classes if slopes is None else slopes
         assert given is not None  # one of them is
         key = (tuple(layers), order.target, order.method and order.method.name, order.curvature, order.layouts)
-        if given.shape[1] == 1 or key in self._apart:
-            return self._each(images, layers, order, key, given)
-        pulled = self._run(images, layers, replace(order, classes="inputs"), key, given)
-        if pulled is not None:
-            return pulled
-        self._apart.add(key)
+        if given.shape[1] > 1 and key not in self._apart and self._model.model.opset_imports.get("", 0) >= _SEVERAL:
+            try:
+                return self._session(images, layers, replace(order, classes="inputs"), key)(images, given)
+            except NotRepeatable:
+                self._apart.add(key)
         return self._each(images, layers, order, key, given)
 
     def _each(self, images: Floats, layers: Sequence[ir.Value], order: Order, key: Any, given: Any) -> Pulled:
         """One class at a time."""
         if given.shape[1] > 1 and given.dtype.kind == "i" and (given < 0).any():
             given = self._ranked(images, layers, order, key, given)
-        runs = [self._run(images, layers, order, key, given[:, t : t + 1]) for t in range(given.shape[1])]
-        parts = [run for run in runs if run is not None]
+        session = self._session(images, layers, order, key)
+        parts = [session(images, given[:, t : t + 1]) for t in range(given.shape[1])]
         return parts[0] if len(parts) == 1 else _joined(parts)
 
     def _ranked(self, images: Floats, layers: Sequence[ir.Value], order: Order, key: Any, given: Any) -> Any:
         """The classes themselves instead of their ranks."""
-        first = self._run(images, layers, order, key, given[:, :1])
-        assert first is not None  # of one class there is
+        first = self._session(images, layers, order, key)(images, given[:, :1])
         best = np.argsort(-first.scores, axis=1, kind="stable")[:, : given.shape[1]]
         return np.where(given < 0, best, given)
-
-    def _run(self, images: Floats, layers: Sequence[ir.Value], order: Order, key: Any, given: Any) -> Pulled | None:
-        session = self._session(images, layers, order, key)
-        return session(images, given)
 
     def _session(self, images: Floats, layers: Sequence[ir.Value], order: Order, key: Any) -> _Session:
         feeds = self._probes(images.shape[2:])
@@ -255,6 +250,8 @@ class Differentiator:
         )
         try:
             built = build(self._model, full, feeds)
+        except NotRepeatable:
+            raise
         except MethodNotPossible:
             self._learn(layers, full, feeds)
             raise
@@ -276,30 +273,19 @@ class _Session:
     def __init__(self, loaded: Loaded, spec: InputSpec, order: Order, built: Built, options: Mapping[str, Any]) -> None:
         self._spec, self._order, self._built = spec, order, built
         model = built.model
-        values = {v.name: v for node in model.graph for v in node.outputs}
-        watched = [values[name] for name in (order.scores, built.again) if name]
-        model.graph.outputs.extend(v for v in watched if not v.is_graph_output())
+        scores = next(v for node in model.graph for v in node.outputs if v.name == order.scores)
+        if not scores.is_graph_output():
+            model.graph.outputs.append(scores)
         self._runner = Runner(model, "images", folder=loaded.folder, **options)
-        self._checked = not order.several
 
-    def __call__(self, images: Floats, given: Any) -> Pulled | None:
-        """None where the second tail does not give the scores of the first."""
+    def __call__(self, images: Floats, given: Any) -> Pulled:
         order, built = self._order, self._built
         kinds = ("features", "gradients", "curvatures", "maps")
         names = [order.scores, *(n for kind in kinds for n in getattr(built, kind))]
-        extra = [*([built.again] if not self._checked else []), *([built.classes] if built.classes else [])]
-        try:
-            results = self._runner([*names, *extra], self._feed(images, given), batch=self._spec.shape[0])
-        except InputError:
-            if order.several and not self._checked:
-                return None
-            raise
-        found = dict(zip([*names, *extra], results, strict=True))
+        names += [built.classes] if built.classes else []
+        results = self._runner(names, self._feed(images, given), batch=self._spec.shape[0])
+        found = dict(zip(names, results, strict=True))
         scores = as_rows(found[order.scores], order.scores)
-        if not self._checked:
-            if not _same_rows(found[built.again], scores, given.shape[1]):
-                return None
-            self._checked = True
         parts: dict[str, Any] = {kind: tuple(_float(found[n]) for n in getattr(built, kind)) for kind in kinds}
         return Pulled(scores, found.get(built.classes), **parts)
 
@@ -307,15 +293,6 @@ class _Session:
         rows = given if self._order.several else given[:, 0]
         name, dtype = (SLOPES, np.float32) if self._order.target is None else (CLASS, np.int32)
         return {self._spec.name: images.astype(self._spec.dtype, copy=False), name: rows.astype(dtype)}
-
-
-def _same_rows(again: Floats, scores: Floats, count: int) -> bool:
-    if len(again) != len(scores) * count:
-        return False
-    expected = np.repeat(scores, count, axis=0)
-    scale = np.abs(expected).max(axis=1, keepdims=True, initial=0.0)
-    with np.errstate(invalid="ignore"):
-        return bool((np.abs(again.reshape(expected.shape) - expected) <= _AGAIN * scale).all())
 
 
 def _joined(parts: Sequence[Pulled]) -> Pulled:

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from camcore.errors import MethodNotPossible
-from camcore_onnx.load import Loaded
+from camcore_onnx.gradients.facts import Feed
+from camcore_onnx.load import Loaded, serialize
+from camcore_onnx.runtime import make_session
 from camcore_onnx.tails import crossing, reached, sources
 
-__all__ = ["Again", "repeat_tail"]
+__all__ = ["Again", "NotRepeatable", "check_rows", "repeat_tail"]
+
+_CLOSE = 1e-3  # how closely a second tail must give the scores of the first
+
+
+class NotRepeatable(MethodNotPossible):
+    """The network behind some layers cannot run for several classes of an image at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +53,7 @@ def repeat_tail(loaded: Loaded, layers: Sequence[ir.Value], scores: ir.Value, cl
 
     Raises
     ------
-    MethodNotPossible
+    NotRepeatable
         Where the tail has loops or branches.
     """
     graph = loaded.model.graph
@@ -55,6 +65,53 @@ def repeat_tail(loaded: Loaded, layers: Sequence[ir.Value], scores: ir.Value, cl
     for node in tail:
         _copy(graph, node, copies)
     return Again(copies[scores], tuple(copies[v] for v in layers))
+
+
+def check_rows(loaded: Loaded, scores: ir.Value, again: ir.Value, feeds: Sequence[Feed]) -> None:
+    """Run a model, and see whether the second tail gives the scores of the first.
+
+    Parameters
+    ----------
+    loaded : Loaded
+        Not changed.
+    scores, again : ir.Value
+        Of its graph.
+    feeds : sequence of dict
+
+    Raises
+    ------
+    NotRepeatable
+        If it does not, or ONNX Runtime cannot run it.
+    """
+    copy = loaded.model.clone()
+    values = {v.name: v for node in copy.graph for v in node.outputs}
+    names = [scores.name or "", again.name or ""]
+    copy.graph.outputs[:] = [values[name] for name in names]
+    session = make_session(serialize(copy), device="cpu", optimization="disabled", folder=loaded.folder)
+    for feed in feeds:
+        try:
+            once, found = session.run(names, dict(feed))
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise NotRepeatable(_refusal((str(error).strip().splitlines() or [repr(error)])[0][:300])) from error
+        if not _same_rows(found, once):
+            raise NotRepeatable(_refusal(f"the scores of shape {once.shape} become others, of shape {found.shape}"))
+
+
+def _refusal(why: str) -> str:
+    return (
+        "the network behind the layer does not run with a row for each of several classes, so its shapes hold the "
+        f"number of images: {why}. Explain one class at a time, or export it again with a free batch"
+    )
+
+
+def _same_rows(again: NDArray[Any], scores: NDArray[Any]) -> bool:
+    count = len(again) // len(scores)
+    if again.shape != (len(scores) * count, *scores.shape[1:]):
+        return False
+    expected = np.repeat(scores, count, axis=0).astype(np.float64)
+    scale = np.abs(expected).max(initial=0.0)
+    with np.errstate(invalid="ignore"):  # scores may be infinite
+        return bool(np.isclose(again, expected, rtol=0, atol=_CLOSE * scale, equal_nan=True).all())
 
 
 def _behind_others(graph: ir.Graph, layer: ir.Value, layers: Sequence[ir.Value]) -> set[ir.Value]:
@@ -74,14 +131,17 @@ def _between(graph: ir.Graph, stops: Collection[ir.Value], scores: ir.Value) -> 
 
 def _rows(graph: ir.Graph, classes: ir.Value) -> ir.Value:
     """To which image each of the N * T rows belongs: 0, 0, 1, 1, ..."""
-    shape = _append(graph, "Shape", [classes])
+    first = _store(graph, "first", np.arange(2))
+    shape = _append(graph, "Gather", [_append(graph, "Shape", [classes]), first], name="again/shape", axis=0)
     ones = _append(graph, "ConstantOfShape", [shape], value=ir.tensor(np.ones(1, np.float32)))
-    return _append(graph, "Gather", [_append(graph, "NonZero", [ones]), _zero(graph)], axis=0)
+    return _append(graph, "Gather", [_append(graph, "NonZero", [ones]), _store(graph, "zero", np.array(0))], axis=0)
 
 
-def _zero(graph: ir.Graph) -> ir.Value:
-    stored = ir.tensor(np.array(0, np.int64), name="again/zero")
-    value = ir.Value(name="again/zero", const_value=stored, type=ir.TensorType(stored.dtype), shape=stored.shape)
+def _store(graph: ir.Graph, name: str, numbers: NDArray[np.int64]) -> ir.Value:
+    stored = ir.tensor(numbers.astype(np.int64), name=f"again/{name}")
+    value = ir.Value(
+        name=stored.name, const_value=stored, type=ir.TensorType(stored.dtype), shape=ir.Shape(numbers.shape)
+    )
     graph.register_initializer(value)
     return value
 
@@ -92,7 +152,7 @@ def _gather(graph: ir.Graph, value: ir.Value, rows: ir.Value) -> ir.Value:
     return repeated
 
 
-def _append(graph: ir.Graph, kind: str, inputs: list[ir.Value], *, name: str = "", **attributes: object) -> ir.Value:
+def _append(graph: ir.Graph, kind: str, inputs: list[ir.Value], *, name: str = "", **attributes: Any) -> ir.Value:
     title = name or f"again/{kind}"
     output = ir.Value(name=title)
     graph.append(ir.Node("", kind, inputs, ir.convenience.convert_attributes(attributes), outputs=[output], name=title))
@@ -101,7 +161,10 @@ def _append(graph: ir.Graph, kind: str, inputs: list[ir.Value], *, name: str = "
 
 def _copy(graph: ir.Graph, node: ir.Node, copies: dict[ir.Value, ir.Value]) -> None:
     if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
-        raise MethodNotPossible(f"the network behind the layer holds {node.op_type} {node.name!r}, a branch or a loop")
+        raise NotRepeatable(
+            f"the network behind the layer holds {node.op_type} {node.name!r}, a branch or a loop, so that it cannot "
+            "run for several classes at once; explain one class at a time"
+        )
     inputs = [None if v is None else copies.get(v, v) for v in node.inputs]
     outputs = [ir.Value(name=f"again/{v.name}" if v.name else "", type=v.type) for v in node.outputs]
     name = f"again/{node.name or node.outputs[0].name}"
