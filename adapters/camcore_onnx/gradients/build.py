@@ -172,10 +172,14 @@ class _Site:
 
     def _drop_unread(self) -> None:
         """Remove what was written and is not read after all; runtimes would compute it."""
+        ours = ("grad/", "again/", "curvature/")
         for node in reversed(list(self.graph)):
-            written = (node.name or "").startswith(("grad/", "again/", "curvature/"))
+            written = (node.name or "").startswith(ours)
             if written and not any(v.is_graph_output() or v.uses() for v in node.outputs):
                 self.graph.remove(node, safe=True)
+        for name, value in list(self.graph.initializers.items()):
+            if name.startswith(ours) and not value.uses():
+                del self.graph.initializers[name]
 
     def _written_out(self) -> tuple[ir.Value, list[ir.Value]]:
         """The scores and the layers, once fused and quantised operators between them are written out."""

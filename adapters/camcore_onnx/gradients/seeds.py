@@ -77,7 +77,8 @@ def _logistic(x: Tensor) -> Tensor:
 
 
 def _logit(seeds: Seeds) -> Tensor:
-    return seeds.mine
+    mine = seeds.mine
+    return Tensor(mine.pen, mine.value, mine.dtype, mine.shape, hot=seeds.classes)
 
 
 def _log_probability(seeds: Seeds) -> Tensor:

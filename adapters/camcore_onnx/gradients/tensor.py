@@ -48,12 +48,17 @@ class Tensor:
     dtype : ir.DataType
     shape : tuple of int or None
         None for lengths that follow the batch or the size of the images.
+    hot : Tensor or None
+        Of an (R, K) tensor that is one at one place of each row and else zero: these places, (R, 1). A product with it
+        then is a row of the other operand.
     """
 
-    __slots__ = ("dtype", "pen", "shape", "value")
+    __slots__ = ("dtype", "hot", "pen", "shape", "value")
 
-    def __init__(self, pen: Pen, value: ir.Value, dtype: ir.DataType, shape: Lengths) -> None:
-        self.pen, self.value, self.dtype, self.shape = pen, value, dtype, shape
+    def __init__(
+        self, pen: Pen, value: ir.Value, dtype: ir.DataType, shape: Lengths, hot: Tensor | None = None
+    ) -> None:
+        self.pen, self.value, self.dtype, self.shape, self.hot = pen, value, dtype, shape, hot
 
     def __repr__(self) -> str:
         return f"Tensor({self.value.name!r}, {self.dtype.name}, {self.shape})"

@@ -12,6 +12,8 @@ from camcore_onnx.gradients.tensor import Tensor
 def matmul(at: Step, g: Tensor, i: int) -> Tensor:
     """``y = a b``: ``g b'`` and ``a' g``, summed over the axes in front along which an operand was repeated."""
     operand, (a, b) = at.x(i), (at.x(0), at.x(1))
+    if i == 0 and g.hot is not None and b.rank == 2:
+        return _row(b, g.hot, 1)
     if a.rank == 1:
         a, g = a.unsqueeze(0), g.unsqueeze(-1 if b.rank == 1 else -2)
     if b.rank == 1:
@@ -38,9 +40,17 @@ def gemm(at: Step, g: Tensor, i: int) -> Tensor:
         c = at.x(2)
         return unbroadcast(g * float(at.attribute("beta", 1.0)), c, g)
     a, b = at.x(0), at.x(1)
+    if i == 0 and g.hot is not None and not a_turned:
+        return _row(b, g.hot, 1 - b_turned) * float(at.attribute("alpha", 1.0))
     if i == 0:
         return _gemm(at, b, g, b_turned, 1) if a_turned else _gemm(at, g, b, 0, 1 - b_turned)
     return _gemm(at, g, a, 1, a_turned) if b_turned else _gemm(at, a, g, 1 - a_turned, 0)
+
+
+def _row(weights: Tensor, places: Tensor, axis: int) -> Tensor:
+    """The product of rows that are one at one place with a matrix: a row of it, or a column."""
+    taken = weights.gather(places.squeeze(1), axis)
+    return taken.turned() if axis else taken
 
 
 def _gemm(at: Step, a: Tensor, b: Tensor, a_turned: int, b_turned: int) -> Tensor:
