@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from camcore_torch.exporting import to_onnx
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -398,20 +399,6 @@ def prod_of(shape: tuple[int, ...]) -> int:
 
 
 class TestOthers:
-    @pytest.mark.parametrize("opset", [9, 11, 13])
-    def test_max_unpool(self, opset):
-        x = noise(2, 3, 8, 6)
-        pooled, index = torch.nn.functional.max_pool2d(torch.tensor(x), 2, return_indices=True)
-        flat = index + torch.arange(6).reshape(2, 3, 1, 1) * 48
-        inputs, window = {"x": pooled.numpy(), "i": flat.numpy()}, {"kernel_shape": [2, 2], "strides": [2, 2]}
-        found = torch_error(
-            lambda t: torch.nn.functional.max_unpool2d(t, index, 2), "MaxUnpool", inputs, opset=opset, **window
-        )
-        assert found == 0
-        model = node_model("MaxUnpool", inputs | {"shape": whole(2, 3, 9, 7)}, wanted=["x"], opset=opset, **window)
-        with pytest.raises(MethodNotPossible, match="it is given an output_shape; expected none"):
-            by_nodes(model, {"x": inputs["x"]})
-
     @pytest.mark.parametrize("axis", [0, 1, -1])
     @pytest.mark.parametrize(("opset", "largest"), [(9, 1), (10, 1), (11, 0), (18, 1)])
     def test_top_k(self, opset, axis, largest):
@@ -474,3 +461,47 @@ class TestDifferences:
         wanted = [n for n, a in inputs.items() if a.dtype.kind == "f"]
         model = node_model(op, inputs, wanted=wanted, opset=20, **options)
         assert agrees_with_differences(model, {n: inputs[n] for n in wanted}) < 1e-4
+
+
+class ShiftedWindows(torch.nn.Module):
+    """What Swin does around its attention: rolled, cut into windows, mixed, put back, and merged by steps of two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = torch.nn.Linear(4, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = torch.roll(images.permute(0, 2, 3, 1), (-1, -1), (1, 2))
+        n, h, w, c = x.shape
+        tokens = x.view(n, h // 2, 2, w // 2, 2, c).permute(0, 1, 3, 2, 4, 5).reshape(-1, 4, c)
+        tokens = self.mix(tokens) * torch.tanh(tokens)
+        back = tokens.view(n, h // 2, w // 2, 2, 2, c).permute(0, 1, 3, 2, 4, 5).reshape(n, h, w, c)
+        x = torch.roll(back, (1, 1), (1, 2))
+        parts = [x[:, a::2, b::2, :] for b in (0, 1) for a in (0, 1)]
+        return torch.tanh(torch.cat(parts, -1))
+
+
+class Strided(torch.nn.Module):
+    """Windows that overlap in memory: the exporters gather at computed places."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = torch.tanh(images)
+        return torch.as_strided(x, (x.shape[0], 4, 3, 4), (64, 16, 4, 2)) * 1.5
+
+
+class TestExports:
+    @pytest.mark.parametrize(
+        ("exporter", "opset", "free"),
+        [("torchscript", 13, False), ("torchscript", 17, True), ("dynamo", 18, False), ("dynamo", 20, True)],
+    )
+    @pytest.mark.parametrize("module", [ShiftedWindows, Strided])
+    def test_as_autograd(self, module, exporter, opset, free):
+        torch.manual_seed(0)
+        net, images = module().eval(), noise(2, 4, 4, 4)
+        model = onnx.load_from_string(to_onnx(net, (2, 4, 4, 4), exporter=exporter, opset=opset, free_size=free))
+        name = model.graph.input[0].name
+        other = noise(3, 4, 6, 8) if free else noise(3, 4, 4, 4)
+        outputs, gradients = by_nodes(model, {name: images}, probes=[{name: other}])
+        t = torch.tensor(images, requires_grad=True)
+        (expected,) = torch.autograd.grad(net(t), t, torch.tensor(outputs[SEED]))
+        assert error(gradients[name], expected.numpy()) < LIMIT
