@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 import pytest
 from camcore_tools.cli import main
+from onnx_graphs import Graph
 
 
 def test_facts(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,7 +26,11 @@ def test_json(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(model), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["opset"] == {"": 17}
-    assert document["layer"] == {"name": "relu", "shape": [5, 14, 14]}
+    assert {k: document["layer"][k] for k in ("name", "shape", "gradient")} == {
+        "name": "relu",
+        "shape": [5, 14, 14],
+        "gradient": True,
+    }
     assert document["methods"]["cam"]["possible"]
 
 
@@ -57,3 +63,54 @@ def test_hostile_names_do_not_reach_the_terminal(
     assert main(["inspect", str(path)]) == 0
     text = capsys.readouterr()
     assert "\x1b" not in text.out + text.err
+
+
+def two_sizes(path: Path, middle: Callable[[Graph, str], str]) -> Path:
+    """Two sizes of maps, ``first`` and ``last``, and something between them."""
+    g = Graph(17)
+    first = g.add("Relu", g.conv(g.image(["N", 3, 16, 16]), 3, 4), to="first")
+    half = g.add("Conv", first, g.const(g.normal(4, 4, 3, 3)), strides=[2, 2], pads=[1, 1, 1, 1])
+    last = g.add("Relu", middle(g, half), to="last")
+    flat = g.add("Flatten", g.add("GlobalMaxPool", last))
+    g.out(g.add("Gemm", flat, g.const(g.normal(5, 4)), to="scores", transB=1), ["N", 5])
+    onnx.save(g.model(), path)
+    return path
+
+
+def volume(g: Graph, x: str) -> str:
+    return g.add("Add", x, g.add("Unsqueeze", g.add("Det", x, name="volume"), g.ints(2, 3)))
+
+
+def test_layers_with_and_without_a_gradient(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = two_sizes(tmp_path / "m.onnx", volume)
+    assert main(["inspect", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^  first +\(N, 4, 16, 16\) +no gradient +Relu$", text, re.MULTILINE)
+    assert re.search(r"^  last +\(N, 4, 8, 8\) +gradient +Relu$", text, re.MULTILINE)
+    told = " ".join(text.split())
+    assert "no gradient first: no derivative is known of Det ('volume'), which stands between the layer" in told
+    assert all(len(line) <= 80 for line in text.splitlines() if str(path) not in line)
+
+
+def test_methods_follow_the_gradient(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = two_sizes(tmp_path / "m.onnx", volume)
+    assert main(["inspect", str(path), "--layer", "first", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    layers = {e["name"]: e for e in document["layers"]}
+    assert [layers[n]["gradient"] for n in ("first", "last")] == [False, True]
+    assert layers["first"]["no gradient"].startswith("no derivative is known of Det ('volume')")
+    assert document["layer"]["no gradient"] == layers["first"]["no gradient"]
+    assert document["methods"]["gradcam"]["why not"].startswith(layers["first"]["no gradient"])
+    assert document["methods"]["eigencam"]["possible"]
+
+
+def test_approximate_gradients(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = two_sizes(tmp_path / "m.onnx", Graph.quantized)
+    assert main(["inspect", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^  first +\(N, 4, 16, 16\) +approximate gradient +Relu$", text, re.MULTILINE)
+    assert re.search(r"^  last +\(N, 4, 8, 8\) +gradient +Relu$", text, re.MULTILINE)
+    assert "approximate  QuantizeLinear: a straight-through estimate" in text
+    assert main(["inspect", str(path), "--json"]) == 0
+    layers = {e["name"]: e for e in json.loads(capsys.readouterr().out)["layers"]}
+    assert [bool(layers[n]["approximate"]) for n in ("first", "last")] == [True, False]

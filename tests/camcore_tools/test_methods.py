@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 
 import pytest
+from camcore_onnx.gradients.table import FLAT, rules
 from camcore_tools.cli import main
 
 from camcore import METHODS
@@ -48,3 +51,49 @@ def test_all_about_one(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods", "gradcam+"]) == 2
     assert "method 'gradcam+' is not known. Did you mean 'gradcam++'" in capsys.readouterr().err
+
+
+class TestOperators:
+    def run(self, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+        assert main(["methods", "--ops", *words]) == 0
+        return capsys.readouterr().out
+
+    def test_every_operator_within_80_columns(self, capsys: pytest.CaptureFixture[str]) -> None:
+        text = self.run(capsys)
+        assert all(len(line) <= 80 for line in text.splitlines())
+        listed = {word.rstrip("*").partition("@")[0] for word in re.findall(r"[\w@*]+", text)}
+        assert {rule.op for rule in rules()} | FLAT | {"FusedConv", "QLinearConv"} <= listed
+        assert "NhwcConv" not in listed  # whose form says why there is none
+        assert re.search(r"^  pooling +GlobalMaxPool, MaxPool", text, re.MULTILINE)
+        assert re.search(r"^  activations .*Gelu@20", text, re.MULTILINE)
+        assert "QuantizeLinear*" in text
+        assert "* DequantizeLinear, DynamicQuantizeLinear, QuantizeLinear: a straight-through" in text
+        assert "camcore.onnx_gradients" in text
+
+    def test_json(self, capsys: pytest.CaptureFixture[str]) -> None:
+        document = json.loads(self.run(capsys, "--json"))
+        table = {(e["domain"], e["operator"]): e for e in document["operators"]}
+        assert len(table) == len(list(rules()))
+        conv = table["ai.onnx", "Conv"]
+        assert (conv["family"], conv["opset"], conv["derivative"], conv["why"]) == ("convolution", 9, "exact", None)
+        assert table["ai.onnx", "Tanh"]["family"] == "activations"
+        assert table["com.microsoft", "QuantizeLinear"]["why"].startswith("a straight-through estimate")
+        assert "FusedConv" in document["written out"]
+        assert set(document["flat"]) == FLAT
+
+    def test_is_my_operator_there(self, capsys: pytest.CaptureFixture[str]) -> None:
+        text = self.run(capsys, "gelu", "Shape", "FusedConv")
+        assert re.search(r"^Gelu\n  domain +ai.onnx\n  family +activations\n  opset +20 or later", text)
+        assert re.search(r"^Shape\n  derivative +zero", text, re.MULTILINE)
+        assert re.search(r"^FusedConv\n  derivative +as the operators it is short for", text, re.MULTILINE)
+
+    def test_it_is_not(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["methods", "--ops", "Convv"]) == 2
+        assert "no derivative is known of the operator 'Convv'. Did you mean 'Conv'" in capsys.readouterr().err
+
+    def test_without_the_packages(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "onnx", None)
+        assert main(["methods", "--ops"]) == 2
+        err = capsys.readouterr().err
+        assert "onnx cannot be imported" in err
+        assert "pip install 'camcore[onnx]'" in err

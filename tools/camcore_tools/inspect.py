@@ -8,6 +8,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 from camcore.engine import open_backend
@@ -50,14 +51,31 @@ def describe(backend: Backend, layer: str | None = None) -> dict[str, Any]:
         if layer is not None:
             raise
         document["obstacle"], tap = str(error), None
-    document["layer"] = None if tap is None else {"name": tap.layer, "shape": list(tap.shape)}
+    document["layer"] = None if tap is None else _layer(backend, tap)
     document["head"] = None if tap is None or tap.head is None else {"how": tap.how, "form": repr(tap.head)}
-    document["layers"] = [{"name": e.name, "shape": list(e.shape), "made by": e.op} for e in backend.layers()]
+    document["layers"] = [
+        {"name": e.name, "shape": list(e.shape), "made by": e.op, **_gradient(backend, e.name)}
+        for e in backend.layers()
+    ]
     if tap is not None:
         document["methods"] = _methods(backend, layer)
     document["labels"] = None if backend.labels is None else len(backend.labels)
     document["preprocess"] = None if backend.preprocess is None else backend.preprocess.to_json()
     return document
+
+
+def _layer(backend: Backend, tap: Tap) -> dict[str, Any]:
+    return {"name": tap.layer, "shape": list(tap.shape), **_gradient(backend, tap.layer)}
+
+
+def _gradient(backend: Backend, layer: str) -> dict[str, Any]:
+    """Whether a layer has a gradient: why not, and which operators make it an approximation."""
+    differentiator = getattr(backend, "differentiator", None)
+    if differentiator is None:  # its framework differentiates
+        return {"gradient": True, "no gradient": None, "approximate": []}
+    value = backend.value(layer)  # type: ignore[attr-defined]  # of an ONNX backend
+    why = differentiator.obstacle(value)
+    return {"gradient": not why, "no gradient": why or None, "approximate": list(differentiator.approximate(value))}
 
 
 def _methods(backend: Backend, layer: str | None) -> dict[str, Any]:
@@ -125,12 +143,29 @@ def _print(d: dict[str, Any]) -> None:
     print(columns(facts))
     if d.get("obstacle"):
         print(f"\n  {safe(d['obstacle'])}")
-    print("\nlayers that can be tapped (the last of each size)")
-    print(columns([(e["name"], _shape(["N", *e["shape"]]), e["made by"]) for e in d["layers"]]) or "  none")
+    _print_layers(d["layers"])
     print("\nmethods")
     _print_methods(d.get("methods", {}))
     for text in d.get("complaints", ()):
         print(f"\nnote: {safe(text)}")
+
+
+def _print_layers(layers: Sequence[dict[str, Any]]) -> None:
+    """Names, shapes, and whether there is a gradient; then why not."""
+    print("\nlayers that can be tapped (the last of each size)")
+    rows = [(e["name"], _shape(["N", *e["shape"]]), _mark(e), e["made by"]) for e in layers]
+    print(columns(rows) or "  none")
+    for why in dict.fromkeys(e["no gradient"] for e in layers if e["no gradient"]):
+        names = ", ".join(e["name"] for e in layers if e["no gradient"] == why)
+        print("\n" + columns([("no gradient", f"{names}: {why}")]))
+    for what in dict.fromkeys(what for e in layers for what in e["approximate"]):
+        print("\n" + columns([("approximate", what)]))
+
+
+def _mark(layer: dict[str, Any]) -> str:
+    if not layer["gradient"]:
+        return "no gradient"
+    return "approximate gradient" if layer["approximate"] else "gradient"
 
 
 def _shape(shape: list[Any]) -> str:

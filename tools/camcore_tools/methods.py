@@ -1,9 +1,12 @@
-"""List the methods: what each needs, what it costs, and its paper.
+"""List the methods: what each needs, costs, and its paper; or the ONNX operators
+that gradients pass.
 
 examples:
   camcore methods
   camcore methods gradcam++
   camcore methods --json
+  camcore methods --ops
+  camcore methods --ops Conv GridSample
 """
 
 from __future__ import annotations
@@ -15,18 +18,22 @@ import camcore
 from camcore.methods import METHODS, Method
 from camcore.plan import costs
 from camcore_tools.console import columns, print_json
+from camcore_tools.operators import show_operators
 
 SUMMARY = "the methods, what they need and cost, and their papers"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("name", nargs="*", metavar="NAME", help="tell all about these methods")
+    parser.add_argument("name", nargs="*", metavar="NAME", help="tell all about these methods, or operators")
+    parser.add_argument("--ops", action="store_true", help="the ONNX operators that have a derivative instead")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the table, or all about some methods."""
+    """Print the table of methods or of operators, or all about some of them."""
+    if args.ops:
+        return show_operators(args.name, json=args.json)
     rows = [camcore.method(name) for name in args.name] or list(METHODS.values())
     if args.json:
         print_json({row.name: describe(row) for row in rows})

@@ -15,9 +15,10 @@ from camcore_onnx.gradients.tensor import Tensor
 
 __all__ = ["FLAT", "GROUP", "RULES", "Pull", "Rule", "register", "rule", "rule_of", "rules", "slope"]
 
-Pull = Callable[[Step, Tensor, int], Tensor]
+Pull = Callable[[Step, Tensor, int], Tensor | None]
 GROUP = "camcore.onnx_gradients"  # entry points of packages that add rules
 
+_HOME = "camcore_onnx.gradients.rules"
 _FAMILIES = (
     "elementwise",
     "activations",
@@ -42,7 +43,8 @@ class Rule:
     ----------
     op : str
     pull : callable
-        ``pull(step, g, i)``: from the gradient ``g`` of the output to that of input ``i``.
+        ``pull(step, g, i)``: from the gradient ``g`` of the output to that of input ``i``; None where another input
+        takes its share.
     domain : str
         ``""`` for the operators of ONNX itself.
     inputs : tuple of int or None
@@ -71,6 +73,11 @@ class Rule:
     def passes(self, i: int) -> bool:
         """Whether a gradient can pass input ``i``."""
         return self.inputs is None or i in self.inputs
+
+    @property
+    def home(self) -> str:
+        """The family of the rule, or the module of another package."""
+        return self.pull.__module__.removeprefix(f"{_HOME}.")
 
 
 RULES: dict[tuple[str, str], Rule] = {}
@@ -145,14 +152,19 @@ def rule(*ops: str, **about: Any) -> Callable[[Pull], Pull]:
 
 def slope(op: str, derivative: Callable[[Step], Tensor], **about: Any) -> None:
     """Enter a function of one tensor by its derivative: ``slope("Tanh", lambda at: 1 - at.y() * at.y())``."""
-    register(Rule(op, lambda step, g, _: g * derivative(step), inputs=(0,), elementwise=True, **about))
+
+    def pull(step: Step, g: Tensor, _: int) -> Tensor:
+        return g * derivative(step)
+
+    pull.__module__ = derivative.__module__  # where the rule is at home
+    register(Rule(op, pull, inputs=(0,), elementwise=True, **about))
 
 
 @cache
 def _fill() -> None:
     """Enter all rules: our own, and those of installed packages; an entry point names a module or a function."""
     for family in _FAMILIES:
-        import_module(f"camcore_onnx.gradients.rules.{family}")
+        import_module(f"{_HOME}.{family}")
     for point in entry_points(group=GROUP):
         try:
             found = point.load()

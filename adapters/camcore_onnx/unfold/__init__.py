@@ -11,7 +11,9 @@ from camcore_onnx.unfold import attention, fused, norms, quantized  # noqa: F401
 from camcore_onnx.unfold.integers import dequantized
 from camcore_onnx.unfold.site import FORMS, Site
 
-__all__ = ["FORMS", "dequantized", "unfold"]
+__all__ = ["FORMS", "REFUSED", "dequantized", "unfold"]
+
+REFUSED = (fused.other_layout, fused.integer_arithmetic)  # forms that say why there is none
 
 
 def unfold(model: ir.Model, nodes: Collection[ir.Node], feeds: Sequence[Feed] = ()) -> None:
