@@ -161,6 +161,8 @@ def _through(
         assert g is not None  # a node without is not visited
         g = g if rule.elementwise else _whole(step)
         pulled = rule.pull(step, g, i)
+        if pulled is None:
+            continue
         yield value, unbroadcast(pulled, step.x(i), step.y()) if rule.elementwise else pulled
 
 

@@ -136,7 +136,41 @@ def _cut(at: Step, whole: Tensor, found: list[Window]) -> Tensor:
 
 def _by_depth(at: Step, g: Tensor, found: list[Window]) -> Tensor:
     """Depthwise: runtimes have no fast transposed form, so zeros are put between the gradients, and then a Conv."""
-    return _by_transposed(at, g, found)
+    ends = [_spread_ends(w) for w in found]
+    if at.opset < 11 or any(end is None or min(end) < 0 for end in ends):
+        return _by_transposed(at, g, found)
+    pads = [end for end in ends if end is not None]
+    return at.pen.op(
+        "Conv",
+        _spread(at, g, found),
+        _turned(at),
+        shape=at.shape(0),
+        dtype=g.dtype,
+        kernel_shape=[w.size for w in found],
+        dilations=[w.dilation for w in found],
+        group=at.attribute("group", 1),
+        pads=[a for a, _ in pads] + [b for _, b in pads],
+    )
+
+
+def _spread_ends(window: Window) -> tuple[int, int] | None:
+    """The padding of the convolution over the gradients with zeros between; None where it is not fixed."""
+    if window.length is None or window.count is None or not isinstance(window.before, int):
+        return None
+    before = window.reach - 1 - window.before
+    return before, window.length + window.reach - 1 - window.stride * window.count - before
+
+
+def _spread(at: Step, g: Tensor, found: list[Window]) -> Tensor:
+    """Each number at the start of a block as long as the stride, with zeros behind: repeated, then masked."""
+    lengths = [w.stride * w.count for w in found if w.count is not None]
+    scales = np.array([1, 1, *(w.stride for w in found)], np.float32)
+    about = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    roi = None if at.opset >= 13 else np.zeros(0, np.float32)
+    repeated = at.pen.op("Resize", g, roi, scales, shape=(*g.shape[:2], *lengths), dtype=g.dtype, **about)
+    mask = np.zeros(lengths)
+    mask[tuple(slice(None, None, w.stride) for w in found)] = 1
+    return repeated * mask
 
 
 @rule("ConvTranspose", inputs=(0,))

@@ -57,9 +57,19 @@ def negate(at: Step, g: Tensor, i: int) -> Tensor:
 
 
 @rule("Mul", elementwise=True)
-def multiply(at: Step, g: Tensor, i: int) -> Tensor:
-    """``g`` times the other operand."""
+def multiply(at: Step, g: Tensor, i: int) -> Tensor | None:
+    """``g`` times the other operand; both shares at once where one is the sigmoid of the other (SiLU)."""
+    if _is_gate(at, i):
+        return None
+    if _is_gate(at, 1 - i):
+        return g * ((1 - at.y()) * at.x(1 - i) + at.y())
     return g * at.x(1 - i)
+
+
+def _is_gate(at: Step, i: int) -> bool:
+    """Whether an operand is the sigmoid of the other one."""
+    node = at.value(i).producer()
+    return node is not None and node.op_type == "Sigmoid" and node.inputs[0] is at.value(1 - i)
 
 
 @rule("Div", elementwise=True)

@@ -201,3 +201,18 @@ def test_conv_transpose_to_a_given_shape(shape: list[int]) -> None:
         moved = by_nodes(model, {"x": inputs["x"] + gradients["x"]}, seed=seed)[0]  # it is linear in x
         change = float(((moved["y"] - outputs["y"]) * seed).sum())
         assert change == pytest.approx(float((gradients["x"] ** 2).sum()), rel=1e-4)
+
+
+@pytest.mark.parametrize("kernel", [2, 3, 5])
+@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize("opset", [9, 11, 13, 20])
+@pytest.mark.parametrize("length", [8, 9])
+def test_depthwise_with_steps(kernel: int, stride: int, opset: int, length: int) -> None:
+    x, w = noise(2, 4, length, length + 1), noise(4, 1, kernel, kernel, seed=1)
+    pads = [kernel // 2] * 4
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(_padded(x, pads), torch.tensor(w).double(), stride=stride, groups=4)
+
+    about = {"opset": opset, "pads": pads, "strides": [stride, stride], "group": 4}
+    assert torch_error(function, "Conv", {"x": x, "w": w}, **about) < 1e-5

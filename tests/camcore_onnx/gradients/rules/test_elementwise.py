@@ -330,3 +330,20 @@ class TestWhere:
     def _feed(seed: int, *shapes: tuple[int, ...]) -> dict[str, Any]:
         condition, a, b = numbers(seed, *shapes)
         return {"condition": np.asarray(condition > 0), "a": a, "b": b}
+
+
+@pytest.mark.parametrize("sigmoid_first", [False, True])
+@pytest.mark.parametrize("opset", [9, 13, 20])
+def test_silu_is_differentiated_at_once_and_its_sigmoid_may_be_read_elsewhere(sigmoid_first: bool, opset: int) -> None:
+    pair = ["s", "x"] if sigmoid_first else ["x", "s"]
+    nodes = [
+        helper.make_node("Sigmoid", ["x"], ["s"]),
+        helper.make_node("Mul", pair, ["z"]),
+        helper.make_node("Add", ["z", "s"], ["y"]),
+    ]
+    info = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 3])
+    opsets = [helper.make_opsetid("", opset)]
+    model = helper.make_model(helper.make_graph(nodes, "g", [info], [result]), opset_imports=opsets, ir_version=8)
+    feed = {"x": np.array([[-60, -3, -0.5], [0, 0.7, 90]], np.float32)}
+    assert error_against_torch(model, feed, lambda x: torch.nn.functional.silu(x) + x.sigmoid()) < LIMIT
