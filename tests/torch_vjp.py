@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 from onnx_vjp import SEED, Feed, by_nodes, node_model
 
-DRAWS = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+DRAWS = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 MANY_DRAWS = settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
 OPSETS = (9, 10, 11, 13, 16, 18, 20, 22)
 
