@@ -113,7 +113,7 @@ def gradient_model(
         scores=backend.found.logits.name or "",
         layers=tuple(v.name or "" for v in values),
         target=_code(target or (row.target if row is not None else "logit")),
-        classes=_checked(classes),
+        classes=_checked(classes, backend.found.logits),
         method=row,
         layouts=() if row is None else tuple(backend.layout(layer, size) for layer in layers),
         alone=backend.found.scores_are == "independent logit",
@@ -142,8 +142,14 @@ def _code(target: str) -> str:
     return found.code
 
 
-def _checked(classes: str | int) -> str | int:
-    known = classes in ("input", "inputs") or (isinstance(classes, str) and top_count(classes) > 0)
-    if not known and not (isinstance(classes, int) and classes >= 0):
+def _checked(classes: str | int, scores: ir.Value) -> str | int:
+    """Of the best classes no more than there are."""
+    known = scores.shape[1] if scores.shape is not None and len(scores.shape) > 1 else None
+    count = known if isinstance(known, int) else None
+    if isinstance(classes, str) and (classes in ("input", "inputs") or top_count(classes) > 0):
+        return f"top{count}" if count is not None and top_count(classes) > count else classes
+    if not isinstance(classes, int) or classes < 0:
         raise InputError(f"classes is {classes!r}; expected 'input', 'inputs', 'top1', 'top5' or a class index")
+    if count is not None and classes >= count:
+        raise InputError(f"there is no class {classes}: the model has {count} classes, 0 to {count - 1}")
     return classes

@@ -27,6 +27,7 @@ __all__ = ["CLASS", "SLOPES", "Built", "Order", "build", "check_layer", "explain
 
 CLASS, SLOPES = "cam_class", "cam_slopes"
 _WHOLE, _FLOAT = ir.DataType.INT64, ir.DataType.FLOAT
+_FREE_CONSTANTS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +131,17 @@ def build(loaded: Loaded, order: Order, feeds: Sequence[Feed]) -> Built:
     MethodNotPossible
         If there is no way for a gradient from the scores to a layer.
     """
-    return _Site(replace(loaded, model=loaded.model.clone()), order, feeds).build()
+    return _Site(replace(loaded, model=_copy(loaded.model)), order, feeds).build()
+
+
+def _copy(model: ir.Model) -> ir.Model:
+    """A copy that constants can be added to: before version 4 of the format each of them must be an input as well."""
+    copy = model.clone()
+    if copy.ir_version < _FREE_CONSTANTS:
+        copy.ir_version = _FREE_CONSTANTS
+        kept = [v for v in copy.graph.inputs if v.name not in copy.graph.initializers]
+        copy.graph.inputs[:] = kept
+    return copy
 
 
 @dataclass(eq=False)

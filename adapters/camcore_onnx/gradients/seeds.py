@@ -15,6 +15,7 @@ from camcore_onnx.gradients.tensor import Pen, Tensor
 __all__ = ["SLOPES", "Seeds", "best_classes", "chosen_classes", "slopes"]
 
 _WHOLE, _FLOAT, _BOOL = ir.DataType.INT64, ir.DataType.FLOAT, ir.DataType.BOOL
+_COUNT_BY_INPUT = 10  # since this opset TopK reads how many
 _LEAST = float(np.finfo(np.float32).min)
 
 
@@ -39,7 +40,7 @@ class Seeds:
 
     def at(self, classes: Tensor) -> Tensor:
         """A mask (R, K) that is true at one class a row, (R, 1)."""
-        return classes.equals(np.arange(self.scores.shape[1], dtype=np.int64)[None])
+        return classes.equals(np.arange(self.scores.shape[1] or 0, dtype=np.int64)[None])
 
     def relative(self) -> Tensor:
         """Slopes of ``ln p_c``: ``1 - p_c``, which is what the others have together, and ``-p_j``."""
@@ -94,8 +95,11 @@ def _rest(seeds: Seeds) -> Tensor:
 
 
 def _difference(seeds: Seeds, other: int | None = None) -> Tensor:
-    if other is None and seeds.scores.shape[1] == 1:
+    last = (seeds.scores.shape[1] or 1) - 1
+    if other is None and not last:
         raise InputError("target difference: the model has one class and no other to compare with; take logit")
+    if other is not None and other > last:
+        raise InputError(f"target difference:{other}: the model has {last + 1} classes, 0 to {last}")
     rival = seeds.rival() if other is None else seeds.scores.pen.constant(np.array([[other]], np.int64))
     return seeds.mine - seeds.at(rival).cast(seeds.mine.dtype)
 
@@ -135,14 +139,15 @@ def slopes(seeds: Seeds, target: str) -> Tensor:
         For a target that has no such form, or a class that the model lacks.
     """
     name, _, other = target.partition(":")
+    if target == "logit":
+        return _logit(seeds)
     if name == "difference" and other.isdecimal():
-        if int(other) >= (seeds.scores.shape[1] or 0):
-            last = (seeds.scores.shape[1] or 1) - 1
-            raise InputError(f"target {target}: the model has {last + 1} classes, 0 to {last}")
-        return _difference(seeds, int(other))
-    if target not in SLOPES:
+        found = _difference(seeds, int(other))
+    elif target in SLOPES:
+        found = SLOPES[target](seeds)
+    else:
         raise InputError(f"target {target!r} has no form as nodes of a graph. {suggest(target, SLOPES)}")
-    return SLOPES[target](seeds)
+    return found * seeds.mine.sum(1)  # zero for a class that is not there
 
 
 def chosen_classes(pen: Pen, scores: Tensor, classes: Tensor) -> Tensor:
@@ -156,48 +161,50 @@ def chosen_classes(pen: Pen, scores: Tensor, classes: Tensor) -> Tensor:
     if classes.shape[1] == 1:
         best = pen.op("ArgMax", scores, shape=(scores.shape[0], 1), dtype=_WHOLE, axis=1, keepdims=1)
     else:
-        single = scores.cast(_FLOAT)
-        _, best = top(pen, single, classes.length(1))
+        last = (scores.shape[1] or 1) - 1
+        ranks = _counted(classes)
+        best = top(pen, scores, last + 1)[1].gather((ranks < last).where(ranks, last), 1)
     return (classes < 0).where(best, classes)
 
 
+def _counted(classes: Tensor) -> Tensor:
+    """0, 1, ... for each column."""
+    one = ir.tensor(np.ones(1, np.float32))
+    shape = (classes.shape[1],)
+    ones = classes.pen.op("ConstantOfShape", classes.length(1), shape=shape, value=one)
+    return classes.pen.op("NonZero", ones, shape=(1, *shape), dtype=_WHOLE).squeeze(0)
+
+
 def best_classes(graph: ir.Graph, scores: ir.Value, count: int) -> ir.Value:
-    """The (N, count) best classes of scores whose shape is not known yet.
+    """The (N, count) best classes of scores whose shape is not known yet."""
 
-    Raises
-    ------
-    InputError
-        If the model's opset is too old.
-    """
-    opset = graph.opset_imports.get("", 0)
-    if opset < 10:
-        raise InputError(f"the best {count} classes need opset 10, the model has {opset}; convert it first")
-
-    def append(kind: str, *inputs: ir.Value, outputs: int = 1) -> ir.Value:
+    def append(kind: str, *inputs: ir.Value, outputs: int = 1, **attributes: int) -> ir.Value:
         values = [ir.Value(name=f"grad/best/{kind}{i or ''}") for i in range(outputs)]
-        graph.append(ir.Node("", kind, inputs, outputs=values, name=f"grad/best/{kind}"))
+        wrapped = ir.convenience.convert_attributes(attributes)
+        graph.append(ir.Node("", kind, inputs, wrapped, outputs=values, name=f"grad/best/{kind}"))
         return values[-1]
 
     def store(name: str, numbers: list[int]) -> ir.Value:
         stored = ir.tensor(np.array(numbers, np.int64), name=f"grad/best/{name}")
-        value = ir.Value(name=stored.name, const_value=stored, type=ir.TensorType(stored.dtype), shape=stored.shape)
+        shape = ir.Shape([len(numbers)])
+        value = ir.Value(name=stored.name, const_value=stored, type=ir.TensorType(stored.dtype), shape=shape)
         graph.register_initializer(value)
         return value
 
-    rows = append("Reshape", scores, store("rows", [0, -1]))
+    single = scores if scores.dtype == ir.DataType.DOUBLE else append("Cast", scores, to=int(_FLOAT))
+    rows = append("Reshape", single, store("rows", [0, -1]))
+    if graph.opset_imports.get("", 0) < _COUNT_BY_INPUT:
+        return append("TopK", rows, outputs=2, axis=1, k=count)
     return append("TopK", rows, store("count", [count]), outputs=2)
 
 
-def top(pen: Pen, scores: Tensor, count: int | Tensor) -> tuple[Tensor, Tensor]:
+def top(pen: Pen, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The largest numbers of each row, and where they are."""
-    length = count if isinstance(count, int) else None
-    about = {"shapes": [(scores.shape[0], length)] * 2, "dtypes": [scores.dtype, _WHOLE]}
-    if pen.opset < 10:
-        if not isinstance(count, int):
-            raise InputError("several classes at once need opset 10; convert the model first")
-        return _pair(pen.ops("TopK", 2, scores, axis=1, k=count, **about))
-    numbers = pen.constant(np.array([count], np.int64)) if isinstance(count, int) else count
-    return _pair(pen.ops("TopK", 2, scores, numbers, axis=1, **about))
+    shapes, dtypes = [(scores.shape[0], count)] * 2, [scores.dtype, _WHOLE]
+    if pen.opset < _COUNT_BY_INPUT:
+        return _pair(pen.ops("TopK", 2, scores, shapes=shapes, dtypes=dtypes, axis=1, k=count))
+    number = np.array([count], np.int64)
+    return _pair(pen.ops("TopK", 2, scores, number, shapes=shapes, dtypes=dtypes, axis=1))
 
 
 def _pair(found: list[Tensor]) -> tuple[Tensor, Tensor]:

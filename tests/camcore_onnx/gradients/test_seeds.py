@@ -162,9 +162,13 @@ def test_any_scores_wide(name: str, rows: list[list[float]], c: int, alone: bool
     check(name, rows, c, alone)
 
 
-def test_a_class_that_is_not_there_has_no_slopes_of_its_score() -> None:
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_class_that_is_not_there_has_no_slopes(name: str, alone: bool) -> None:
     scores, _ = random_case(2, 5)
-    assert not by_nodes("logit", scores, np.array([5, 99])).any()
+    found = by_nodes(name, scores, np.array([5, 2]), alone=alone)
+    assert not found[0].any()
+    assert found[1].any()
 
 
 class TestErrors:
@@ -184,13 +188,6 @@ class TestErrors:
         with pytest.raises(InputError, match="target difference: the model has one class and no other to compare with"):
             slopes(Seeds(site.scores, site.classes, alone=False), "difference")
 
-    def test_ranks_need_an_opset(self) -> None:
-        site = Site(np.zeros((2, 4), np.float32), np.zeros((2, 2)), 9)
-        with pytest.raises(InputError, match="several classes at once need opset 10; convert the model first"):
-            chosen_classes(site.pen, site.scores, site.classes)
-        with pytest.raises(InputError, match="the best 3 classes need opset 10, the model has 9; convert it first"):
-            best_classes(site.graph, site.graph.inputs[0], 3)
-
 
 class TestClasses:
     @pytest.mark.parametrize("opset", OPSETS)
@@ -201,7 +198,7 @@ class TestClasses:
         np.testing.assert_array_equal(found, [[1], [2], [0], [3]])
 
     @pytest.mark.parametrize("free", [True, False])
-    @pytest.mark.parametrize("opset", [10, 11, 13, 17, 18])
+    @pytest.mark.parametrize("opset", OPSETS)
     def test_minus_one_in_column_t_is_the_class_of_rank_t(self, opset: int, free: bool) -> None:
         scores = np.array([[1, 3, 3, 0], [5, 1, 5, 5]], np.float32)
         site = Site(scores, np.array([[-1, -1, 3], [1, -1, -1]]), opset, free=free)
@@ -214,13 +211,21 @@ class TestClasses:
         found = site.run(chosen_classes(site.pen, site.scores, site.classes))
         np.testing.assert_array_equal(found, np.argsort(-scores, axis=1))
 
+    def test_more_columns_than_classes(self) -> None:
+        scores = np.array([[1, 3], [5, 1]], np.float32)
+        site = Site(scores, np.array([[-1, -1, 0], [1, -1, -1]]), 17)
+        found = site.run(chosen_classes(site.pen, site.scores, site.classes))
+        np.testing.assert_array_equal(found, [[1, 0, 0], [1, 1, 1]])
+
+    @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+    @pytest.mark.parametrize("opset", [9, 10, 17])
     @pytest.mark.parametrize("shape", [(2, 5), (2, 5, 1, 1)])
-    def test_the_best_few_of_scores_of_any_rank(self, shape: tuple[int, ...]) -> None:
-        g = Graph()
+    def test_the_best_few_of_scores_of_any_rank(self, shape: tuple[int, ...], opset: int, dtype: str) -> None:
+        g = Graph(opset, dtype=dtype)
         g.out(g.add("Identity", g.image(["N", *shape[1:]], "scores")), ["N", *shape[1:]])
         loaded = load(g.model())
         graph = loaded.model.graph
         graph.outputs.append(best_classes(graph, graph.inputs[0], 2))
-        scores = np.array([[1, 3, 3, 0, 7], [5, 1, 5, 5, 0]], np.float32).reshape(shape)
+        scores = np.array([[1, 3, 3, 0, 7], [5, 1, 5, 5, 0]], dtype).reshape(shape)
         found = make_session(serialize(loaded.model), device="cpu").run(None, {"scores": scores})[-1]
         np.testing.assert_array_equal(found, [[4, 1], [0, 2]])

@@ -49,8 +49,9 @@ def gemm(at: Step, g: Tensor, i: int) -> Tensor:
 
 def _row(weights: Tensor, places: Tensor, axis: int) -> Tensor:
     """The product of rows that are one at one place with a matrix: a row of it, or a column."""
-    taken = weights.gather(places.squeeze(1), axis)
-    return taken.turned() if axis else taken
+    there = places < (weights.shape[axis] or 0)
+    taken = weights.gather(there.where(places, 0).squeeze(1), axis)
+    return (taken.turned() if axis else taken) * there.cast(weights.dtype)
 
 
 def _gemm(at: Step, a: Tensor, b: Tensor, a_turned: int, b_turned: int) -> Tensor:
