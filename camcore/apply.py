@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from camcore.checks import check_evidence, check_features, check_maps, check_scores
-from camcore.evidence import Backend, Evidence
+from camcore.evidence import Backend, Evidence, Finisher
 from camcore.fuse import Fusion, fuse
 from camcore.head import LinearHead
 from camcore.methods import Method
@@ -122,15 +122,24 @@ def _smoothed(work: Work, images: Floats, plain: Maps, aim: Aim) -> Floats:
 
 
 def _observe(work: Work, images: Floats, classes: Classes) -> list[Evidence]:
+    asked: dict[str, Any] = {
+        "layers": [route.layer for route in work.plan.routes],
+        "classes": classes,
+        "labels": work.labels,
+    }
+    finisher = _finisher(work)
+    if finisher is not None:
+        return finisher.finished(images, work.plan.method, work.plan.sloped, **asked)
     needs = frozenset().union(*(_asked(work, route) for route in work.plan.routes))
-    return work.backend.observe(
-        images,
-        needs=needs,
-        layers=[route.layer for route in work.plan.routes],
-        classes=classes,
-        labels=work.labels,
-        target=work.plan.sloped,
-    )
+    return work.backend.observe(images, needs=needs, target=work.plan.sloped, **asked)
+
+
+def _finisher(work: Work) -> Finisher | None:
+    """The backend, where it makes the maps of gradients itself."""
+    if "maps" not in work.backend.gives or any(route.way != "gradient" for route in work.plan.routes):
+        return None
+    finisher = cast(Finisher, work.backend)
+    return finisher if finisher.finishes(work.plan.method, work.plan.sloped) else None
 
 
 def _asked(work: Work, route: Route) -> frozenset[str]:
@@ -177,6 +186,8 @@ def _fused(work: Work, layers: list[Floats], space: tuple[int, ...]) -> Floats:
 
 def _layer_maps(work: Work, route: Route, images: Floats, evidence: Evidence) -> Floats:
     row = work.plan.method
+    if evidence.maps is not None:
+        return evidence.maps
     if evidence.class_maps is not None and row.from_class_maps is not None:
         return row.from_class_maps(evidence.class_maps)
     if _can_be_cut(row, route) and evidence.classes.shape[1] > POOLED_CLASSES:

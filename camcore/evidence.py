@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,10 @@ from camcore.preprocess import Preprocess
 from camcore.scores import Classes
 from camcore.targets import Target
 
-__all__ = ["Adapter", "Backend", "Evidence", "InputSpec", "Layer", "Tap", "accept_images", "milestones"]
+if TYPE_CHECKING:
+    from camcore.methods.table import Method
+
+__all__ = ["Adapter", "Backend", "Evidence", "Finisher", "InputSpec", "Layer", "Tap", "accept_images", "milestones"]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -127,6 +130,8 @@ class Evidence:
     contributions : (N, T, C) ndarray or None
         What each channel gives the target of each class, by DeepLIFT: their sum is what the target loses with all of
         the layer set to zero.
+    maps : (N, T, *S) ndarray or None
+        Of a method, where the backend made them itself.
     """
 
     scores: Floats
@@ -137,6 +142,7 @@ class Evidence:
     gradients: Floats | None = None
     curvature: Floats | None = None
     contributions: Floats | None = None
+    maps: Floats | None = None
 
     def need_features(self) -> Floats:
         """The features, which the backend must give where they were asked for."""
@@ -153,7 +159,7 @@ class Backend(Protocol):
     """True where weights cannot change between calls, so that what was checked once holds."""
     gives: frozenset[str]
     """Out of ``features``, ``head``, ``class_maps`` (summed where the features are), ``gradients``, ``curvature``,
-    ``contributions``, ``tail`` and ``model``."""
+    ``contributions``, ``maps`` (then it is a :class:`Finisher`), ``tail`` and ``model``."""
     labels: tuple[str, ...] | None
     preprocess: Preprocess | None
     input: InputSpec
@@ -191,6 +197,25 @@ class Backend(Protocol):
 
     def scores(self, images: Floats) -> Floats:
         """(N, K) scores of ``(N, C, *S)`` images."""
+
+
+class Finisher(Backend, Protocol):
+    """A backend that makes the maps of some gradient methods itself, so that nothing large need leave it."""
+
+    def finishes(self, method: Method, target: Target) -> bool:
+        """Whether it makes the maps of a method, by gradients of a target."""
+
+    def finished(
+        self,
+        images: Floats,
+        method: Method,
+        target: Target,
+        *,
+        layers: Sequence[str | None] = (None,),
+        classes: Classes = None,
+        labels: Sequence[str] | None = None,
+    ) -> list[Evidence]:
+        """Evidence with the raw ``maps`` of each layer."""
 
 
 class Adapter(Protocol):

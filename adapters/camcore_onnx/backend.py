@@ -21,7 +21,9 @@ from camcore.preprocess import Preprocess
 from camcore.scores import Classes, choose_classes, top_count
 from camcore_onnx.axes import Axes, is_map
 from camcore_onnx.constants import Constants
-from camcore_onnx.gradients.session import Differentiator
+from camcore_onnx.gradients.differentiator import Differentiator
+from camcore_onnx.gradients.finish import can_finish
+from camcore_onnx.gradients.observer import Observer
 from camcore_onnx.heads import Found, find_head
 from camcore_onnx.layers import find_layer, module_path
 from camcore_onnx.layouts import token_features
@@ -34,6 +36,7 @@ from camcore_onnx.shapes import lengths_of
 from camcore_onnx.tails import Tail, TailSession, tails_of
 
 if TYPE_CHECKING:
+    from camcore.methods import Method
     from camcore.targets import Target
 
 __all__ = ["OnnxBackend"]
@@ -70,7 +73,7 @@ class OnnxBackend:
 
     kind = "onnx"
     fixed = True
-    gives = frozenset({"features", "head", "class_maps", "gradients", "curvature", "tail", "model"})
+    gives = frozenset({"features", "head", "class_maps", "gradients", "curvature", "maps", "tail", "model"})
 
     def __init__(
         self,
@@ -132,7 +135,11 @@ class OnnxBackend:
     @cached_property
     def differentiator(self) -> Differentiator:
         """What gives gradients."""
-        return Differentiator(self.loaded, self.input, self.found, self.axes, **self._options)
+        return Differentiator(self.loaded, self.input, self.found, **self._options)
+
+    @cached_property
+    def _observer(self) -> Observer:
+        return Observer(self.differentiator, self.found, self.axes, self.scores)
 
     def tap(self, layer: str | None = None, example: Floats | None = None) -> Tap:
         """The features of ``layer`` and the head behind them; see :class:`camcore.Tap`."""
@@ -196,7 +203,7 @@ class OnnxBackend:
         if needs & {"gradients", "curvature"}:
             values = [self.value(layer) for layer in layers]
             names = self.labels if labels is None else labels
-            found = self.differentiator.evidence(images, values, classes, names, target, bends="curvature" in needs)
+            found = self._observer.evidence(images, values, classes, names, target, bends="curvature" in needs)
             return [replace(e, head=self.found.head if "head" in needs else None) for e in found]
         watcher = self._watcher(layers if needs & {"features", "class_maps"} else (None,))
         top = top_count(classes) if "class_maps" in needs and watcher.gives_maps else 0
@@ -216,6 +223,24 @@ class OnnxBackend:
             return [first for _ in layers]
         found = [replace(first, features=features) for features in seen.features]
         return [replace(e, class_maps=self._summed(e)) for e in found] if by_hand else found
+
+    def finishes(self, method: Method, target: Target) -> bool:
+        """Whether the graph can make a method's maps by gradients of a target; see :class:`camcore.evidence.Finisher`."""
+        return bool(target.code) and can_finish(method)
+
+    def finished(
+        self,
+        images: Floats,
+        method: Method,
+        target: Target,
+        *,
+        layers: Sequence[str | None] = (None,),
+        classes: Classes = None,
+        labels: Sequence[str] | None = None,
+    ) -> list[Evidence]:
+        """The raw maps of each layer, made in the graph; see :class:`camcore.evidence.Finisher`."""
+        names = self.labels if labels is None else labels
+        return self._observer.maps(images, [self.value(layer) for layer in layers], classes, names, target, method)
 
     def scores(self, images: Floats) -> Floats:
         """(N, K) scores, before a final softmax."""

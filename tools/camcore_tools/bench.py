@@ -1,7 +1,8 @@
 """Time this library beside what a user would pick instead: one process, alternating, medians, ratios.
 
 Random weights, the calls back to back as a user makes them. Peers that are not installed are left out.
-``camcore bench methods`` compares the methods, and each with the passes that it is made of.
+``camcore bench methods`` compares the methods, and each with the passes that it is made of; ``camcore bench gradients``
+gradients in ONNX Runtime with its plain forward pass and with PyTorch.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ NETWORKS = ("resnet50", "mobilenet_v2")
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("what", nargs="?", choices=("networks", "methods"), default="networks", help="(%(default)s)")
-    parser.add_argument("--networks", default=",".join(NETWORKS), metavar="A,B", help="torchvision names (%(default)s)")
+    parser.add_argument(
+        "what", nargs="?", choices=("networks", "methods", "gradients"), default="networks", help="(%(default)s)"
+    )
+    parser.add_argument("--networks", metavar="A,B", help=f"torchvision names ({','.join(NETWORKS)})")
     parser.add_argument("--batches", default="1,8", metavar="A,B", help="batch sizes (%(default)s)")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="for every library (%(default)s)")
     parser.add_argument("--rounds", type=int, default=15, metavar="N", help="medians of this many (%(default)s)")
@@ -39,10 +42,10 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise MissingPackage(f"camcore bench needs PyTorch ({error}): pip install 'camcore[all]'") from error
     torch.set_num_threads(args.threads)
-    if args.what == "methods":
-        return _methods(args)
+    if args.what != "networks":
+        return _methods(args) if args.what == "methods" else _gradients(args)
     rows: list[dict[str, Any]] = []
-    for name in args.networks.split(","):
+    for name in (args.networks or ",".join(NETWORKS)).split(","):
         if not hasattr(torchvision.models, name):
             raise InputError(f"--networks {name!r}: torchvision has no such network; try {', '.join(NETWORKS)}")
         model = getattr(torchvision.models, name)(weights=None).eval()
@@ -65,6 +68,22 @@ def _methods(args: argparse.Namespace) -> int:
     else:
         print(f"{args.threads} threads, medians of alternating calls; ratio to the first line of each table")
         print_table(tables)
+    return 0
+
+
+def _gradients(args: argparse.Namespace) -> int:
+    from camcore_tools.bench_gradients import LAYERS, measure, print_table
+
+    networks = args.networks.split(",") if args.networks else list(LAYERS)
+    unknown = [name for name in networks if name not in LAYERS]
+    if unknown:
+        raise InputError(f"--networks {unknown[0]!r}: gradients are timed of {', '.join(LAYERS)}")
+    rows = measure(networks, [int(b) for b in args.batches.split(",")], args.rounds, args.threads)
+    if args.json:
+        print_json({"threads": args.threads, "rounds": args.rounds, "rows": rows})
+    else:
+        print(f"{args.threads} threads, medians of alternating calls; ratio to the plain forward in ONNX Runtime")
+        print_table(rows)
     return 0
 
 
