@@ -11,19 +11,21 @@ import onnx_ir as ir
 
 from camcore.errors import InputError, MethodNotPossible
 from camcore.layout import Layout
+from camcore.methods.gradients import grad_cam
 from camcore.methods.table import Method
 from camcore.scores import top_count
 from camcore_onnx.gradients.facts import Feed, see
 from camcore_onnx.gradients.finish import finish, places
+from camcore_onnx.gradients.refuse import check_layer, explain_missing
 from camcore_onnx.gradients.seeds import Seeds, best_classes, chosen_classes, slopes
 from camcore_onnx.gradients.several import Again, check_rows, repeat_tail
+from camcore_onnx.gradients.shortcut import FlatReader, flat_reader
 from camcore_onnx.gradients.sweep import Way, pull_back
 from camcore_onnx.gradients.tensor import Pen, Tensor
 from camcore_onnx.load import Loaded, infer_shapes
-from camcore_onnx.tails import reached
 from camcore_onnx.unfold import dequantized, unfold
 
-__all__ = ["CLASS", "SLOPES", "Built", "Order", "build", "check_layer", "explain_missing"]
+__all__ = ["CLASS", "SLOPES", "Built", "Order", "build"]
 
 CLASS, SLOPES = "cam_class", "cam_slopes"
 _WHOLE, _FLOAT = ir.DataType.INT64, ir.DataType.FLOAT
@@ -171,15 +173,30 @@ class _Site:
         pen = Pen(self.graph, way.facts)
         pen.scope = "grad"
         seed = self._seed(pen, scores, again.scores, given)
-        found = pull_back(way, {again.scores: seed}, pen)
+        gradients = self._gradients(way, again, seed, pen)
         for i, layer in enumerate(again.layers):
-            self._finish(i, pen, layers[i], layer, found[layer])
+            self._finish(i, pen, layers[i], layer, gradients[i])
         self._drop_unread()
         parts: dict[str, Any] = {kind: tuple(names) for kind, names in self.outputs.items()}
         parts["classes"] = parts.pop("classes", ("",))[0]
         return Built(
             self.loaded.model, approximate=tuple(way.approximate), added=len(list(self.graph)) - before, **parts
         )
+
+    def _gradients(self, way: Way, again: Again, seed: Tensor, pen: Pen) -> list[Tensor]:
+        """Of each layer; for Grad-CAM its mean is enough, where that is cheaper."""
+        readers = {layer: self._reader(i, layer, way, pen) for i, layer in enumerate(again.layers)}
+        ends = {layer: layer if reader is None else reader.output for layer, reader in readers.items()}
+        found = pull_back(Way(self.graph, way.starts, list(ends.values()), way.facts), {again.scores: seed}, pen)
+        return [
+            found[ends[layer]] if reader is None else reader.mean(found[ends[layer]], pen.read(layer))
+            for layer, reader in readers.items()
+        ]
+
+    def _reader(self, i: int, layer: ir.Value, way: Way, pen: Pen) -> FlatReader | None:
+        if self.order.method is None or self.order.method.formula is not grad_cam or len(self.order.layers) > 1:
+            return None
+        return flat_reader(way, layer, pen) if self.order.layouts[i].kind == "first" else None
 
     def _drop_unread(self) -> None:
         """Remove what was written and is not read after all; runtimes would compute it."""
@@ -227,6 +244,8 @@ class _Site:
 
     def _way(self, scores: ir.Value, layers: Sequence[ir.Value], again: Again) -> Way:
         guess = Way(self.graph, [again.scores], again.layers)
+        for layer in layers:
+            check_layer(guess, layer, scores)
         explain_missing(guess)
         values = [*guess.values, *again.layers, *layers, scores, again.scores]
         way = Way(self.graph, [again.scores], again.layers, see(self.loaded, values, self._runs()))
@@ -362,41 +381,3 @@ def _spatial(maps: Tensor, features: Tensor, layout: Layout) -> Tensor:
         return maps
     shape = (*maps.shape[:2], *(n if isinstance(n, int) else None for n in space))
     return maps.reshape(*lengths, *space, shape=shape)
-
-
-def check_layer(way: Way, layer: ir.Value, scores: ir.Value) -> None:
-    """Refuse a layer that holds no floats, as far as that is known, or is the scores."""
-    dtype = layer.dtype if way.facts is None else way.facts.dtype(layer)
-    if dtype not in (None, _FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE):
-        raise MethodNotPossible(
-            f"the layer {layer.name!r} holds {dtype.name.lower()}, not floats; choose another layer"
-        )
-    if layer is scores:
-        raise MethodNotPossible(f"the layer {layer.name!r} is the scores themselves; choose a layer in front of them")
-
-
-def explain_missing(way: Way) -> None:
-    """Refuse a way that gradients cannot go, saying where it ends.
-
-    Raises
-    ------
-    MethodNotPossible
-        Naming the operators without a derivative; or if no way leads from the scores to the layers.
-    """
-    missing = way.missing
-    if missing:
-        named = {node.op_type: node for node in missing}
-        listed = ", ".join(f"{op} ({node.name or node.outputs[0].name!r})" for op, node in list(named.items())[:5])
-        raise MethodNotPossible(
-            f"no derivative is known of {listed}{', ...' if len(named) > 5 else ''}, which stand"
-            f"{'s' if len(named) == 1 else ''} between the layer and the scores; camcore methods --ops lists those "
-            "that have one"
-        )
-    start = next(iter(way.starts))
-    for layer in way.wanted:
-        alone = Way(way.graph, way.starts, [layer], way.facts)
-        if not alone.nodes and layer not in way.starts:
-            through = start in reached(way.graph, [layer])
-            how = "do not change smoothly with" if through else "do not depend on"
-            why = ": integers, comparisons or constants are all that lead there" if through else ""
-            raise MethodNotPossible(f"the scores {start.name!r} {how} the layer {layer.name!r}{why}; choose another")

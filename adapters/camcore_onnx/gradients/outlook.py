@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from camcore.errors import InputError, MethodNotPossible
-from camcore_onnx.gradients.build import check_layer, explain_missing
 from camcore_onnx.gradients.facts import Feed
+from camcore_onnx.gradients.refuse import check_layer, explain_missing
 from camcore_onnx.gradients.sweep import Way
 from camcore_onnx.load import Loaded
 from camcore_onnx.unfold import FORMS, dequantized, unfold
