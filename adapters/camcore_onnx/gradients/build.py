@@ -27,7 +27,7 @@ from camcore_onnx.unfold import dequantized, unfold
 
 __all__ = ["CLASS", "SLOPES", "Built", "Order", "build"]
 
-CLASS, SLOPES = "cam_class", "cam_slopes"
+CLASS, CLASSES, SLOPES = "cam_class", "cam_classes", "cam_slopes"
 _WHOLE, _FLOAT = ir.DataType.INT64, ir.DataType.FLOAT
 _FREE_CONSTANTS = 4
 
@@ -162,6 +162,7 @@ class _Site:
 
     def build(self) -> Built:
         before = len(list(self.graph))
+        self._check_name(CLASSES)
         scores, layers = self._written_out()
         given = self._given = self._inputs(scores)
         again = Again(scores, tuple(layers))
@@ -235,9 +236,12 @@ class _Site:
             return [best_classes(self.graph, scores, self.order.top)]
         return [self._input(CLASS, ir.DataType.INT32, rows)] if self.order.classes in ("input", "inputs") else []
 
-    def _input(self, name: str, dtype: ir.DataType, shape: Sequence[str]) -> ir.Value:
-        if name in self._values():
+    def _check_name(self, name: str) -> None:
+        if name in self._values() or name in self.graph.initializers:
             raise InputError(f"the model has a tensor called {name!r} already: were gradients added before?")
+
+    def _input(self, name: str, dtype: ir.DataType, shape: Sequence[str]) -> ir.Value:
+        self._check_name(name)
         value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(list(shape)))
         self.graph.inputs.append(value)
         return value
@@ -280,7 +284,7 @@ class _Site:
             flat = whole.reshape(-1, wide.shape[1], shape=wide.shape) if self.order.several else whole
             return Tensor(pen, flat.value, _FLOAT, wide.shape).cast(native.dtype).like(native)
         classes = self._classes(pen, _rows(pen.read(scores)), given)
-        self._give("classes", "cam_classes", classes)
+        self._give("classes", CLASSES, classes)
         flat = classes.reshape(-1, 1, shape=(wide.shape[0], 1)) if self.order.several else classes
         return slopes(Seeds(wide, flat, alone=self.order.alone), self.order.target).like(native)
 
@@ -347,8 +351,7 @@ class _Site:
             if not tensor.value.is_graph_output():
                 self.graph.outputs.append(tensor.value)
             return
-        if name in self._values():
-            raise InputError(f"the model has a tensor called {name!r} already: were gradients added before?")
+        self._check_name(name)
         lengths: list[int | str | None] = list(tensor.shape)
         if lengths[0] is None:
             lengths[0] = "N"

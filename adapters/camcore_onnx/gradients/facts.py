@@ -21,6 +21,7 @@ __all__ = ["TYPES", "Facts", "probes", "see"]
 
 Feed = Mapping[str, NDArray[Any]]
 _SIZES = (224, 299, 256, 128, 96, 64, 32, 28, 384, 16, 512)  # tried in turn where the size of the images is free
+_PRIMES, _EVEN = (37, 41, 43), (32, 64, 96)  # how much larger an image is, along each axis, to see what follows it
 _MAX_ELEMENTS = 1 << 16
 _OPAQUE = ("If", "Loop", "Scan", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike")
 TYPES = {
@@ -215,8 +216,11 @@ def probes(loaded: Loaded, spec: InputSpec, example: tuple[int, ...] | None = No
             f"{', '.join('x'.join(map(str, size)) for size in tried)}: {reason}. Give the size it takes"
         )
     feeds = [first]
-    larger = tuple(n + 32 * (axis + 1) if axis in free else n for axis, n in enumerate(size))
-    for other in (larger, size) if free else (size,):
+    # What a model computes from odd lengths differs from what it computes from multiples of 32; not all take both.
+    odd, even = (
+        tuple(n + steps[axis] if axis in free else n for axis, n in enumerate(size)) for steps in (_PRIMES, _EVEN)
+    )
+    for other in (odd, even, size) if free else (size,):
         second = _image(spec, (batches[1], channels, *other))
         if second[spec.name].shape != first[spec.name].shape and not _refused(session, second):
             feeds.append(second)
