@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from camcore_onnx.gradients.step import Step
@@ -211,3 +213,15 @@ def _pads_of(at: Step, rank: int) -> list[int]:
         before.append(front)
         after.append(total - front)
     return before + after
+
+
+@rule("Col2Im", inputs=(0,))
+def columns(at: Step, g: Tensor, i: int) -> Tensor:
+    """The windows are cut out again: a convolution with one weight of one for each place in a window."""
+    image, block = ([int(n) for n in at.need(j, what)] for j, what in ((1, "image_shape"), (2, "block_shape")))
+    places = math.prod(block)
+    weights = np.eye(places, dtype=g.dtype.numpy()).reshape(places, 1, *block)
+    given = {name: at.attribute(name) for name in ("dilations", "pads", "strides")}
+    shape = (None, places, *[None] * len(block))
+    maps = g.reshape(-1, 1, *image)
+    return at.pen.op("Conv", maps, weights, shape=shape, dtype=g.dtype, kernel_shape=block, **given).like(at.bare())

@@ -216,3 +216,22 @@ def test_depthwise_with_steps(kernel: int, stride: int, opset: int, length: int)
 
     about = {"opset": opset, "pads": pads, "strides": [stride, stride], "group": 4}
     assert torch_error(function, "Conv", {"x": x, "w": w}, **about) < 1e-5
+
+
+@given(st.integers(1, 3), st.integers(1, 2), st.integers(1, 2), st.integers(0, 1), st.booleans())
+@DRAWS
+def test_columns(size: int, stride: int, dilation: int, pad: int, free: bool) -> None:
+    options = {"dilation": dilation, "padding": pad, "stride": stride}
+    count = F.unfold(torch.zeros(1, 1, 6, 7), (2, size), **options).shape[2]
+    x, sizes = noise(2, 3 * 2 * size, count), {"image": np.array([6, 7]), "block": np.array([2, size])}
+    found = torch_error(
+        lambda x: F.fold(x, (6, 7), (2, size), **options),
+        "Col2Im",
+        {"x": x, **sizes},
+        probe={"x": np.repeat(x, 2, 0)} if free else None,
+        opset=18,
+        dilations=[dilation] * 2,
+        pads=[pad] * 4,
+        strides=[stride] * 2,
+    )
+    assert found <= 1e-5
