@@ -108,7 +108,8 @@ class OnnxBackend:
     @property
     def device(self) -> str:
         """Where it runs: ``"cpu"`` or ``"cuda"``."""
-        return device_of(self._any_watcher().session)
+        loaded = self.differentiator.session
+        return device_of(self._any_watcher().session if loaded is None else loaded)
 
     @cached_property
     def constants(self) -> Constants:
@@ -225,7 +226,7 @@ class OnnxBackend:
         return [replace(e, class_maps=self._summed(e)) for e in found] if by_hand else found
 
     def finishes(self, method: Method, target: Target) -> bool:
-        """Whether the graph can make a method's maps by gradients of a target; see :class:`camcore.evidence.Finisher`."""
+        """Whether the graph makes a method's maps; see :class:`camcore.evidence.Finisher`."""
         return bool(target.code) and can_finish(method)
 
     def finished(

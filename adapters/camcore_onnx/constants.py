@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from camcore.errors import InputError
-from camcore_onnx.load import Loaded, serialize
+from camcore_onnx.load import Loaded
 from camcore_onnx.runtime import make_session
 
 __all__ = ["Constants"]
@@ -74,7 +74,7 @@ class Constants:
             raise InputError(f"the weights {value.name!r} would have {size} elements; the limit is {_MAX_ELEMENTS}")
         graph = ir.convenience.extract(model.graph, inputs=[], outputs=[value])
         part = ir.Model(graph, ir_version=max(model.ir_version, 4))
-        session = make_session(serialize(part), device="cpu", optimization="disabled", folder=self._loaded.folder)
+        session = make_session(part, device="cpu", optimization="disabled", folder=self._loaded.folder)
         result: NDArray[Any] = session.run(None, {})[0]
         return result
 

@@ -10,8 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 from camcore.errors import DeviceError, InputError
 from camcore_onnx.packages import onnxruntime
+from camcore_onnx.weights import without_weights
 
 __all__ = ["OPTIMIZATION", "device_of", "make_session", "onnxruntime", "providers_for"]
 
@@ -70,7 +73,7 @@ def _has_driver() -> bool:
 
 
 def make_session(
-    model: bytes | str,
+    model: ir.Model | bytes | str,
     *,
     device: str = "auto",
     threads: int | None = None,
@@ -81,8 +84,8 @@ def make_session(
 
     Parameters
     ----------
-    model : bytes or str
-        A serialized model, or a path.
+    model : ir.Model, bytes or str
+        A graph, whose weights are not copied; a serialized model, or a path.
     device : str
         See :func:`providers_for`.
     threads : int, optional
@@ -102,10 +105,16 @@ def make_session(
     ort = onnxruntime()
     providers = providers_for(device)
     options = _options(ort, threads, optimization, folder)
+    weights = None
+    if isinstance(model, ir.Model):
+        model, arrays = without_weights(model)
+        weights = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
+        options.add_external_initializers(list(arrays), weights)
     if len(providers) > 1:
         _preload(ort)
     with _creating:
         session = _create(ort, model, options, providers)
+    session.camcore_weights = weights  # it reads them as long as it lives
     if device.startswith("cuda") and "CUDAExecutionProvider" not in session.get_providers():
         raise DeviceError(
             f"device {device!r} was asked for, but ONNX Runtime fell back to {', '.join(session.get_providers())}: "

@@ -18,7 +18,7 @@ from camcore_onnx.axes import Axes
 from camcore_onnx.class_maps import CLASSES, COUNT, MAPS, add_class_maps, can_add_class_maps
 from camcore_onnx.constants import Constants
 from camcore_onnx.heads import Found
-from camcore_onnx.load import Loaded, serialize
+from camcore_onnx.load import Loaded
 from camcore_onnx.runtime import make_session
 from camcore_onnx.surgery import add_outputs
 
@@ -51,7 +51,7 @@ class Runner:
 
     def __init__(self, model: ir.Model, what: str, **options: Any) -> None:
         self._what = what
-        self.session = make_session(serialize(model), **options)
+        self.session = make_session(model, **options)
         self._on_cpu = self.session.get_providers()[0] == "CPUExecutionProvider"
         self._busy = threading.Lock()  # CUDA sessions run one call at a time
 

@@ -16,7 +16,7 @@ from camcore.evidence import InputSpec
 from camcore.head import head_error
 from camcore.methods import cam
 from camcore_onnx.backend import OnnxBackend
-from camcore_onnx.load import Loaded, serialize
+from camcore_onnx.load import Loaded
 from camcore_onnx.runtime import make_session
 
 __all__ = ["Check", "check_against", "check_model", "relative", "sample_inputs"]
@@ -83,7 +83,7 @@ def _runs(path: Path, batches: Sequence[Floats]) -> Check:
 def _same_outputs(path: Path, original: Loaded | None, features: str, batches: Sequence[Floats]) -> Check:
     assert original is not None  # asked for only where there is one
     new = make_session(str(path), device="cpu")
-    old = make_session(serialize(original.model), device="cpu", folder=original.folder)
+    old = make_session(original.model, device="cpu", folder=original.folder)
     names = [o.name for o in old.get_outputs()]
     found = [o.name for o in new.get_outputs()]
     if found[: len(names)] != names or (features and features not in found):

@@ -49,6 +49,11 @@ class Differentiator:
         self._apart: set[Any] = set()  # layers whose tail cannot run for several classes at once
         self._lock = threading.RLock()
 
+    @property
+    def session(self) -> Any:
+        """One that is loaded, if there is any."""
+        return next((session.session for session in list(self._sessions.values())), None)
+
     def obstacle(self, layer: ir.Value) -> str:
         """Why there is no gradient at a layer, as far as is known; empty where nothing stands in its way."""
         return self._outlook(layer).obstacle
@@ -88,6 +93,8 @@ class Differentiator:
         slopes : (N, T, K) ndarray
             Of the target over the scores, where the order has no target.
         """
+        if len(set(layers)) < len(layers):
+            return self._each_once(images, layers, order, classes=classes, slopes=slopes)
         given = classes if slopes is None else slopes
         assert given is not None  # one of them is
         key = (tuple(layers), order.target, order.method and order.method.name, order.curvature, order.layouts)
@@ -97,6 +104,15 @@ class Differentiator:
             except NotRepeatable:
                 self._apart.add(key)
         return self._each(images, layers, order, key, given)
+
+    def _each_once(self, images: Floats, layers: Sequence[ir.Value], order: Order, **given: Any) -> Pulled:
+        """Layers that are named twice."""
+        once, named = list(dict.fromkeys(layers)), list(layers)
+        layouts = tuple(order.layouts[named.index(layer)] for layer in once) if order.layouts else ()
+        pulled = self(images, once, replace(order, layouts=layouts), **given)
+        found = {kind: getattr(pulled, kind) for kind in ("features", "gradients", "curvatures", "maps")}
+        again = {k: tuple(arrays[once.index(layer)] for layer in layers) for k, arrays in found.items() if arrays}
+        return replace(pulled, **again)
 
     def _each(self, images: Floats, layers: Sequence[ir.Value], order: Order, key: Any, given: Any) -> Pulled:
         """One class at a time."""

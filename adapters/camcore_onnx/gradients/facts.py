@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from camcore.errors import CamError, InputError
 from camcore.evidence import InputSpec
 from camcore_onnx.constants import Constants
 from camcore_onnx.gradients.tensor import Lengths
-from camcore_onnx.load import Loaded, serialize
+from camcore_onnx.load import Loaded
 from camcore_onnx.runtime import make_session
 
 __all__ = ["TYPES", "Facts", "probes", "see"]
@@ -106,14 +107,15 @@ def see(loaded: Loaded, values: Iterable[ir.Value], feeds: Sequence[Feed]) -> Fa
     values : iterable of ir.Value
         Of its graph.
     feeds : sequence of dict
-        Inputs by name, for each run: lengths that differ between the runs are taken as free.
+        Inputs by name, for each run: lengths that differ between the runs are taken as free. The model must take the
+        first; others are left out where it does not.
     """
     facts = Facts(Constants(loaded))
     wanted = [v for v in dict.fromkeys(values) if not facts.constants.is_constant(v)]
     if not wanted:
         return facts
     session = make_session(
-        serialize(_with_shapes(loaded.model, wanted)), device="cpu", optimization="disabled", folder=loaded.folder
+        _with_shapes(loaded.model, wanted), device="cpu", optimization="disabled", folder=loaded.folder
     )
     types = {o.name: TYPES.get(o.type) for o in session.get_outputs()}
     ints = [v for v in wanted if _is_whole(types.get(v.name or "")) and _follows_lengths(v)]
@@ -122,7 +124,8 @@ def see(loaded: Loaded, values: Iterable[ir.Value], feeds: Sequence[Feed]) -> Fa
         if dtype is not None:
             facts.types[value] = dtype
     names = [_shape_name(i) for i in range(len(wanted))]
-    runs = [session.run([*names, *(v.name for v in ints)], dict(feed)) for feed in feeds]
+    wanted_names = [*names, *(v.name or "" for v in ints)]
+    runs = [_run(session, wanted_names, feeds[0]), *_others(session, wanted_names, feeds[1:])]
     for i, value in enumerate(wanted):
         facts.shapes[value] = _common([tuple(run[i].tolist()) for run in runs])
     for i, value in enumerate(ints, start=len(wanted)):
@@ -130,6 +133,21 @@ def see(loaded: Loaded, values: Iterable[ir.Value], feeds: Sequence[Feed]) -> Fa
         if first.size <= _MAX_ELEMENTS and all(np.array_equal(run[i], first) for run in runs[1:]):
             facts.numbers[value] = first
     return facts
+
+
+def _run(session: Any, names: Sequence[str], feed: Feed) -> Any:
+    try:
+        return session.run(names, dict(feed))
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in feed.items())
+        raise InputError(f"the model does not run on {shapes}: {_reason(error)}") from error
+
+
+def _others(session: Any, names: Sequence[str], feeds: Sequence[Feed]) -> Iterator[Any]:
+    """The runs that the model takes: one of a free batch axis may hold its batch inside."""
+    for feed in feeds:
+        with suppress(Exception):  # ONNX Runtime's exceptions share no base class
+            yield session.run(names, dict(feed))
 
 
 def _with_shapes(model: ir.Model, wanted: Sequence[ir.Value]) -> ir.Model:
@@ -190,46 +208,37 @@ def probes(loaded: Loaded, spec: InputSpec, example: tuple[int, ...] | None = No
     Returns
     -------
     list of dict
-        The first is of the smallest batch; others differ from it in the batch, and in the size where the model takes
-        another one.
+        The first is of the smallest batch; the other one, if any, differs from it in the batch, and in the size where
+        the model takes another one.
 
     Raises
     ------
     InputError
         If the model runs on no image of a usual size; it then is told to give one.
     """
-    session = make_session(serialize(loaded.model), device="cpu", optimization="disabled", folder=loaded.folder)
-    channels = spec.channels or 3
-    batches = (2, 3) if spec.shape[0] is None else (spec.shape[0],) * 2
     space = spec.shape[2:]
-    free = [axis for axis, n in enumerate(space) if n is None]
+    fixed = tuple(n for n in space if n is not None)
+    batches = (2, 3) if spec.shape[0] is None else (spec.shape[0],)
+    if len(fixed) == len(space):
+        return [_image(spec, batch, fixed) for batch in batches]
+    session = make_session(loaded.model, device="cpu", optimization="disabled", folder=loaded.folder)
     tried = [example] if example is not None else [tuple(size if n is None else n for n in space) for size in _SIZES]
     reason = ""
-    for size in tried if free else [tuple(n for n in space if n is not None)]:
-        first = _image(spec, (batches[0], channels, *size))
+    for size in tried:
+        first = _image(spec, batches[0], size)
         reason = _refused(session, first)
         if not reason:
-            break
-    else:
-        raise InputError(
-            f"{loaded.name}: the model runs on no image of "
-            f"{', '.join('x'.join(map(str, size)) for size in tried)}: {reason}. Give the size it takes"
-        )
-    feeds = [first]
-    # What a model computes from odd lengths differs from what it computes from multiples of 32; not all take both.
-    odd, even = (
-        tuple(n + steps[axis] if axis in free else n for axis, n in enumerate(size)) for steps in (_PRIMES, _EVEN)
+            larger = tuple(n + 32 * (axis + 1) if space[axis] is None else n for axis, n in enumerate(size))
+            others = [_image(spec, batches[-1], other) for other in (larger, size)]
+            return [first, *[other for other in others if not _refused(session, other)][:1]]
+    raise InputError(
+        f"{loaded.name}: the model runs on no image of "
+        f"{', '.join('x'.join(map(str, size)) for size in tried)}: {reason}. Give the size it takes"
     )
-    for other in (odd, even, size) if free else (size,):
-        second = _image(spec, (batches[1], channels, *other))
-        if second[spec.name].shape != first[spec.name].shape and not _refused(session, second):
-            feeds.append(second)
-            break
-    return feeds
 
 
-def _image(spec: InputSpec, shape: tuple[int, ...]) -> Feed:
-    numbers = np.random.default_rng(0).random(shape)
+def _image(spec: InputSpec, batch: int, size: Sequence[int]) -> Feed:
+    numbers = np.random.default_rng(0).random((batch, spec.channels or 3, *size))
     return {spec.name: (numbers * 255 if spec.dtype == "uint8" else numbers - 0.5).astype(spec.dtype)}
 
 
@@ -240,5 +249,9 @@ def _refused(session: Any, feed: Feed) -> str:
     except CamError:
         raise
     except Exception as error:  # ONNX Runtime's exceptions share no base class
-        return (str(error).strip().splitlines() or [repr(error)])[0][:300]
+        return _reason(error)
     return ""
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [repr(error)])[0][:300]

@@ -43,6 +43,11 @@ class GradientSession:
             model.graph.outputs.append(scores)
         self._runner = Runner(model, "images", folder=loaded.folder, **options)
 
+    @property
+    def session(self) -> Any:
+        """The session of ONNX Runtime."""
+        return self._runner.session
+
     def __call__(self, images: Floats, given: Any) -> Pulled:
         order, built = self._order, self._built
         kinds = ("features", "gradients", "curvatures", "maps")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from camcore.errors import MethodNotPossible
 from camcore_onnx.gradients.facts import Feed
-from camcore_onnx.load import Loaded, serialize
+from camcore_onnx.load import Loaded
 from camcore_onnx.runtime import make_session
 from camcore_onnx.tails import crossing, reached, sources
 
@@ -87,7 +87,7 @@ def check_rows(loaded: Loaded, scores: ir.Value, again: ir.Value, feeds: Sequenc
     values = {v.name: v for node in copy.graph for v in node.outputs}
     names = [scores.name or "", again.name or ""]
     copy.graph.outputs[:] = [values[name] for name in names]
-    session = make_session(serialize(copy), device="cpu", optimization="disabled", folder=loaded.folder)
+    session = make_session(copy, device="cpu", optimization="disabled", folder=loaded.folder)
     for feed in feeds:
         try:
             once, found = session.run(names, dict(feed))

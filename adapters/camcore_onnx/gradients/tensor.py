@@ -102,16 +102,16 @@ class Tensor:
     def __neg__(self) -> Tensor:
         return self.unary("Neg")
 
-    def __gt__(self, other: Operand) -> Tensor:
+    def __gt__(self, other: Tensor | float) -> Tensor:
         return self._with("Greater", other, dtype=ir.DataType.BOOL)
 
-    def __lt__(self, other: Operand) -> Tensor:
+    def __lt__(self, other: Tensor | float) -> Tensor:
         return self._with("Less", other, dtype=ir.DataType.BOOL)
 
-    def __ge__(self, other: Operand) -> Tensor:
+    def __ge__(self, other: Tensor | float) -> Tensor:
         return (self < other).unary("Not")
 
-    def __le__(self, other: Operand) -> Tensor:
+    def __le__(self, other: Tensor | float) -> Tensor:
         return (self > other).unary("Not")
 
     def __and__(self, other: Tensor) -> Tensor:
@@ -255,9 +255,7 @@ class Tensor:
         """With zeros at both ends of each axis; negative numbers cut off."""
         if not any(before) and not any(after):
             return self
-        shape = tuple(
-            None if n is None else n + a + b for n, a, b in zip(self.shape, before, after, strict=True)
-        )
+        shape = tuple(None if n is None else n + a + b for n, a, b in zip(self.shape, before, after, strict=True))
         pads = [*before, *after]
         if self.pen.opset < 11:
             return self.pen.op("Pad", self, shape=shape, dtype=self.dtype, pads=pads)
@@ -390,7 +388,9 @@ class Pen:
         if key not in self._constants:
             name = self.name("constant")
             stored = ir.tensor(array, name=name)
-            value = ir.Value(name=name, const_value=stored, type=ir.TensorType(stored.dtype), shape=stored.shape)
+            value = ir.Value(
+                name=name, const_value=stored, type=ir.TensorType(stored.dtype), shape=ir.Shape(array.shape)
+            )
             self.graph.register_initializer(value)
             self._constants[key] = Tensor(self, value, stored.dtype, tuple(array.shape))
         return self._constants[key]

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from camcore_onnx.gradients.facts import TYPES, Feed, see
-from camcore_onnx.load import Loaded, serialize
+from camcore_onnx.load import Loaded
 from camcore_onnx.runtime import make_session
 
 __all__ = ["state"]
@@ -28,7 +28,7 @@ def state(model: ir.Model, values: Iterable[ir.Value], feeds: Sequence[Feed] = (
     copy = model.clone()
     there = set(copy.graph.outputs)
     copy.graph.outputs.extend(v for node in copy.graph for v in node.outputs if v.name in unknown and v not in there)
-    session = make_session(serialize(copy), device="cpu", optimization="disabled", folder=_folder(model.graph))
+    session = make_session(copy, device="cpu", optimization="disabled", folder=_folder(model.graph))
     for output in session.get_outputs():
         if output.name in unknown and output.type in TYPES:
             value = unknown[output.name]

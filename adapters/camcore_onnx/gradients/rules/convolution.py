@@ -73,7 +73,7 @@ def flipped(x: Tensor, axes: list[int]) -> Tensor:
         return x
     if x.pen.opset < 10:
         for axis in axes:
-            x = x.gather(np.arange(x.shape[axis])[::-1].copy(), axis)
+            x = x.gather(np.arange(x.shape[axis] or 0)[::-1].copy(), axis)
         return x
     count = len(axes)
     bounds = [[-1] * count, [-(2**31)] * count, axes, [-1] * count]

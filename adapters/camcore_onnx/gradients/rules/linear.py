@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from camcore_onnx.gradients.step import Step
 from camcore_onnx.gradients.sweep import unbroadcast
 from camcore_onnx.gradients.table import rule
@@ -58,7 +60,7 @@ def _gemm(at: Step, a: Tensor, b: Tensor, a_turned: int, b_turned: int) -> Tenso
     """``alpha a b``; before opset 11 something must be added."""
     shape = (a.shape[1 if a_turned else 0], b.shape[0 if b_turned else 1])
     nothing = [at.pen.tensor(0.0, a.dtype)] if at.opset < 11 else []
-    about = {"alpha": float(at.attribute("alpha", 1.0)), "transA": a_turned, "transB": b_turned}
+    about: dict[str, Any] = {"alpha": float(at.attribute("alpha", 1.0)), "transA": a_turned, "transB": b_turned}
     return at.pen.op("Gemm", a, b, *nothing, shape=shape, dtype=a.dtype, **about)
 
 
