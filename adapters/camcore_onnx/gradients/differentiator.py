@@ -111,7 +111,9 @@ class Differentiator:
         layouts = tuple(order.layouts[named.index(layer)] for layer in once) if order.layouts else ()
         pulled = self(images, once, replace(order, layouts=layouts), **given)
         found = {kind: getattr(pulled, kind) for kind in ("features", "gradients", "curvatures", "maps")}
-        again = {k: tuple(arrays[once.index(layer)] for layer in layers) for k, arrays in found.items() if arrays}
+        again: dict[str, Any] = {
+            k: tuple(arrays[once.index(layer)] for layer in layers) for k, arrays in found.items() if arrays
+        }
         return replace(pulled, **again)
 
     def _each(self, images: Floats, layers: Sequence[ir.Value], order: Order, key: Any, given: Any) -> Pulled:

@@ -134,11 +134,10 @@ def pull_back(way: Way, seeds: Mapping[ir.Value, Tensor], pen: Pen) -> dict[ir.V
             arrived.setdefault(value, []).append(gradient)
     pen.scope = scope
     found = {value: _total(arrived.get(value, ())) for value in way.wanted}
-    for value, gradient in found.items():
-        if gradient is None:
-            raise MethodNotPossible(
-                f"no gradient arrives at {value.name!r}: the scores do not depend on it; choose another layer"
-            )
+    for value in [v for v, gradient in found.items() if gradient is None]:
+        raise MethodNotPossible(
+            f"no gradient arrives at {value.name!r}: the scores do not depend on it; choose another layer"
+        )
     return {value: gradient for value, gradient in found.items() if gradient is not None}
 
 

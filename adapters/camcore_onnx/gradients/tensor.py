@@ -124,7 +124,8 @@ class Tensor:
         """Where two tensors are the same; floats are compared since opset 11 only."""
         if self.pen.opset >= 11 or self.dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
             return self._with("Equal", other, dtype=ir.DataType.BOOL)
-        return ((self < other) | (self > other)).unary("Not")
+        right = self.pen.tensor(other, self.dtype)
+        return ((self < right) | (self > right)).unary("Not")
 
     def unary(self, kind: str, **attributes: Any) -> Tensor:
         """An operator that keeps shape and type: ``unary("Sigmoid")``."""
