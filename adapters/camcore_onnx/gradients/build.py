@@ -335,7 +335,8 @@ class _Site:
     def _curvature(self, layer: ir.Value, gradient: Tensor) -> Tensor:
         """The Hessian of the target times the features: the gradient of ``g . A``, A taken as fixed."""
         way = Way(self.graph, [gradient.value], [layer])
-        explain_missing(way)
+        if way.missing:
+            explain_missing(way)
         facts = see(self.loaded, [*way.values, layer, gradient.value], self._runs())
         pen = Pen(self.graph, facts)
         pen.scope = "grad/curvature"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -228,9 +229,12 @@ def probes(loaded: Loaded, spec: InputSpec, example: tuple[int, ...] | None = No
         first = _image(spec, batches[0], size)
         reason = _refused(session, first)
         if not reason:
-            larger = tuple(n + 32 * (axis + 1) if space[axis] is None else n for axis, n in enumerate(size))
-            others = [_image(spec, batches[-1], other) for other in (larger, size)]
-            return [first, *[other for other in others if not _refused(session, other)][:1]]
+            larger = [
+                tuple(n + more if free is None else n for n, free, more in zip(size, space, steps, strict=False))
+                for steps in (_PRIMES, _EVEN)
+            ]
+            others = (_image(spec, batches[-1], other) for other in (*larger, size))
+            return [first, *islice((other for other in others if not _refused(session, other)), 1)]
     raise InputError(
         f"{loaded.name}: the model runs on no image of "
         f"{', '.join('x'.join(map(str, size)) for size in tried)}: {reason}. Give the size it takes"

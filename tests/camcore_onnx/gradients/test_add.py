@@ -19,6 +19,7 @@ from onnx_graphs import Graph, finish, images, newest_opset
 
 from camcore import METHODS, InputError, MethodNotPossible
 from camcore.engine import Explainer
+from camcore.targets import target as target_of
 
 Floats = NDArray[np.floating[Any]]
 
@@ -76,10 +77,15 @@ def run(model: Any, pixels: Floats, classes: Any = None, *, folder: Path | None 
     return dict(zip(names, session.run(names, feed), strict=True))
 
 
-def explained(model: Any, layer: str | None, method: str, pixels: Floats, classes: Any, **options: Any) -> Floats:
-    return Explainer(OnnxBackend(model, device="cpu", threads=1), method=method, layer=layer, **options)(
-        pixels, classes
-    ).maps
+def explained(model: Any, layer: str | None, name: str, pixels: Floats, classes: Any, *, target: Any = None) -> Floats:
+    """The formula of the core, of features and gradients that a backend gives."""
+    backend, row = OnnxBackend(model, device="cpu", threads=1), METHODS[name]
+    needs = frozenset({"features", "gradients"}) | (row.needs & {"curvature"})
+    aim = target_of(row.target if target is None else target)
+    seen = backend.observe(pixels, needs=needs, layers=[layer], classes=np.array(classes), target=aim)[0]
+    given = {need: getattr(seen, need) for need in row.needs - {"head"}}
+    maps: Floats = row.formula(**given, classes=seen.classes, **row.options)
+    return maps
 
 
 def close(found: Floats, expected: Floats, limit: float = 1e-5) -> None:
@@ -152,7 +158,9 @@ def test_another_size_than_it_was_learned_from(layer: str, size: tuple[int, int]
     added = add_tail_gradients(model, layer, maps="layercam", size=(32, 48))
     fixed = network(3, size)
     pixels = images(3, 3, *size)
-    close(run(added, pixels, [1, 2, 3])["cam"][:, 0], explained(fixed, layer, "layercam", pixels, [1, 2, 3])[:, 0])
+    close(
+        run(added, pixels, [1, 2, 3])["cam"][:, 0], explained(fixed, layer, "layercam", pixels, [[1], [2], [3]])[:, 0]
+    )
 
 
 class TestClasses:
