@@ -16,12 +16,13 @@ from camcore.methods.table import Method
 from camcore.scores import top_count
 from camcore_onnx.gradients.facts import Feed, see
 from camcore_onnx.gradients.finish import finish, places
+from camcore_onnx.gradients.pen import Pen
 from camcore_onnx.gradients.refuse import check_layer, explain_missing
 from camcore_onnx.gradients.seeds import Seeds, best_classes, chosen_classes, slopes
 from camcore_onnx.gradients.several import Again, check_rows, repeat_tail
 from camcore_onnx.gradients.shortcut import FlatReader, flat_reader
 from camcore_onnx.gradients.sweep import Way, pull_back
-from camcore_onnx.gradients.tensor import Pen, Tensor
+from camcore_onnx.gradients.tensor import Tensor
 from camcore_onnx.load import Loaded, infer_shapes
 from camcore_onnx.unfold import dequantized, unfold
 

@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from camcore_onnx.gradients.tensor import Pen, Tensor
+from camcore_onnx.gradients.pen import Pen
+from camcore_onnx.gradients.tensor import Tensor
 
 __all__ = ["Length", "arange", "merge", "scatter_add", "surround"]
 

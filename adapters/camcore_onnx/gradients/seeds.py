@@ -10,7 +10,8 @@ import onnx_ir as ir
 
 from camcore.errors import InputError, suggest
 from camcore.targets import COUNT, STRENGTH
-from camcore_onnx.gradients.tensor import Pen, Tensor
+from camcore_onnx.gradients.pen import Pen
+from camcore_onnx.gradients.tensor import Tensor
 
 __all__ = ["SLOPES", "Seeds", "best_classes", "chosen_classes", "slopes"]
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from camcore_onnx.constants import Constants
 from camcore_onnx.gradients.facts import Facts
+from camcore_onnx.gradients.pen import Pen
 from camcore_onnx.gradients.step import Step
-from camcore_onnx.gradients.tensor import Pen, Tensor
+from camcore_onnx.gradients.tensor import Tensor
 from camcore_onnx.load import Loaded
 
 __all__ = ["along", "computed", "matrix"]

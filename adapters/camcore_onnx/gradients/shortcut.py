@@ -11,9 +11,10 @@ from math import prod
 
 import onnx_ir as ir
 
+from camcore_onnx.gradients.pen import Pen
 from camcore_onnx.gradients.step import Step
 from camcore_onnx.gradients.sweep import Way
-from camcore_onnx.gradients.tensor import Pen, Tensor
+from camcore_onnx.gradients.tensor import Tensor
 
 __all__ = ["FlatReader", "flat_reader"]
 

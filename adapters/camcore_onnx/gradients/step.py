@@ -10,7 +10,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from camcore.errors import MethodNotPossible
-from camcore_onnx.gradients.tensor import Lengths, Pen, Tensor
+from camcore_onnx.gradients.pen import Pen
+from camcore_onnx.gradients.tensor import Lengths, Tensor
 
 __all__ = ["Step"]
 

@@ -10,9 +10,10 @@ import onnx_ir as ir
 
 from camcore.errors import MethodNotPossible
 from camcore_onnx.gradients.facts import Facts
+from camcore_onnx.gradients.pen import Pen
 from camcore_onnx.gradients.step import Step
 from camcore_onnx.gradients.table import FLAT, rule_of
-from camcore_onnx.gradients.tensor import Pen, Tensor
+from camcore_onnx.gradients.tensor import Tensor
 from camcore_onnx.layers import module_path
 from camcore_onnx.tails import sources
 

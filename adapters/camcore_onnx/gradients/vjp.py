@@ -8,8 +8,9 @@ import onnx_ir as ir
 
 from camcore.errors import MethodNotPossible
 from camcore_onnx.gradients.facts import Facts, Feed, see
+from camcore_onnx.gradients.pen import Pen
 from camcore_onnx.gradients.sweep import Way, pull_back
-from camcore_onnx.gradients.tensor import Pen, Tensor, work_type
+from camcore_onnx.gradients.tensor import Tensor, work_type
 from camcore_onnx.load import Loaded
 
 __all__ = ["SEED", "add_vjp", "way_between"]

@@ -10,8 +10,9 @@ import onnx_ir as ir
 import pytest
 from camcore_onnx.constants import Constants
 from camcore_onnx.gradients.facts import Facts
+from camcore_onnx.gradients.pen import Pen
 from camcore_onnx.gradients.seeds import SLOPES, Seeds, best_classes, chosen_classes, slopes
-from camcore_onnx.gradients.tensor import Pen, Tensor
+from camcore_onnx.gradients.tensor import Tensor
 from camcore_onnx.load import load, serialize
 from camcore_onnx.runtime import make_session
 from hypothesis import given, settings

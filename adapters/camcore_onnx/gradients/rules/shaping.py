@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from camcore_onnx.gradients.pen import Pen
 from camcore_onnx.gradients.separable import along, matrix
 from camcore_onnx.gradients.step import Step
 from camcore_onnx.gradients.table import rule
-from camcore_onnx.gradients.tensor import Pen, Tensor, work_type
+from camcore_onnx.gradients.tensor import Tensor, work_type
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _END = 2**31 - 1
