@@ -108,9 +108,7 @@ def add_preprocess_options(parser: argparse.ArgumentParser) -> None:
         "--mean", type=_numbers, metavar="A,B,C", help="mean of pixels in 0..1, instead of the preset's"
     )
     parser.add_argument("--std", type=_numbers, metavar="A,B,C", help="deviation of pixels in 0..1")
-    parser.add_argument(
-        "--size", type=_size, metavar="HxW", help="input size, where the model leaves it free (224x224)"
-    )
+    parser.add_argument("--size", type=size, metavar="HxW", help="input size, where the model leaves it free (224x224)")
     parser.add_argument(
         "--resize", choices=("short", "squash", "none"), help="short keeps the aspect ratio and crops (default)"
     )
@@ -144,7 +142,7 @@ def _numbers(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0.5,0.5,0.5") from error
 
 
-def _size(text: str) -> tuple[int, int]:
+def size(text: str) -> tuple[int, int]:
     height, _, width = text.lower().partition("x")
     try:
         return int(height), int(width or height)
