@@ -51,6 +51,41 @@ def multi_head_attention(site: Site) -> None:
     _attend(site, _heads(site, q), keys, v if split else _heads(site, v), width, site.get(5))
 
 
+@form("Attention", domain="")
+def standard_attention(site: Site) -> None:
+    """ONNX's own, of opset 23: ``softmax(scale q k' + mask) v`` of split heads (N, h, L, D), or (N, L, h D)."""
+    site.refuse_inputs((4, "a past key"), (5, "a past value"), (6, "the length of keys without padding"))
+    site.refuse_outputs()
+    for name in ("is_causal", "softcap"):
+        if site.attribute(name, 0):
+            site.refuse(f"{name} is not supported")
+    q, k, v = (site.need(i) for i in range(3))
+    mask, joined = site.get(3), len(site.shape(q)) == 3
+    if mask is not None and not site.dtype(mask).is_floating_point():
+        site.refuse("its mask is not of floats, which is not supported")
+    heads = [
+        site.attribute(name, 0) if joined else site.shape(x)[1] for name, x in (("q_num_heads", q), ("kv_num_heads", k))
+    ]
+    if heads[0] != heads[1]:
+        site.refuse(f"it has {heads[0]} heads of queries and {heads[1]} of keys, which is not supported")
+    q, k, v = (_split_heads(site, x, heads[0]) if joined else x for x in (q, k, v))
+    width = site.shape(site.need(0))[-1]
+    if width is None or (joined and not heads[0]):
+        site.refuse("the width of its queries is not fixed")
+    scale = float(site.attribute("scale", 0.0)) or 1 / math.sqrt(width // heads[0] if joined else width)
+    mixed = _mixed(site, q, site.op("Transpose", k, perm=[0, 1, 3, 2]), v, scale, mask)
+    if joined:
+        turned = site.op("Transpose", site.op("MatMul", *mixed), perm=[0, 2, 1, 3])
+        site.become("Reshape", turned, np.array([0, 0, -1], np.int64))
+    else:
+        site.become("MatMul", *mixed)
+
+
+def _split_heads(site: Site, x: ir.Value, heads: int) -> ir.Value:
+    parts = site.op("Reshape", x, np.array([0, 0, heads, -1], np.int64))
+    return site.op("Transpose", parts, perm=[0, 2, 1, 3])
+
+
 def _refuse_text(site: Site) -> None:
     """What only models of text have."""
     site.refuse_outputs()
@@ -79,8 +114,14 @@ def _heads(site: Site, x: ir.Value, *, turned: bool = False) -> ir.Value:
 
 def _attend(site: Site, q: ir.Value, k: ir.Value, v: ir.Value, width: int, bias: ir.Value | None) -> None:
     scale = float(site.attribute("scale", 0.0)) or 1 / math.sqrt(width // site.attribute("num_heads"))
+    joined = site.op("Transpose", site.op("MatMul", *_mixed(site, q, k, v, scale, bias)), perm=[0, 2, 1, 3])
+    site.become("Reshape", joined, np.array([0, 0, -1], np.int64))
+
+
+def _mixed(
+    site: Site, q: ir.Value, k: ir.Value, v: ir.Value, scale: float, bias: ir.Value | None
+) -> tuple[ir.Value, ir.Value]:
+    """The operands of the last product of attention, of keys (N, h, D, L)."""
     scores = site.op("Mul", site.op("MatMul", q, k), site.number(scale, site.need(0)))
     scores = scores if bias is None else site.op("Add", scores, bias)
-    mixed = site.op("MatMul", site.op("Softmax", scores, axis=3), v)
-    joined = site.op("Transpose", mixed, perm=[0, 2, 1, 3])
-    site.become("Reshape", joined, np.array([0, 0, -1], np.int64))
+    return site.op("Softmax", scores, axis=3), v
