@@ -114,3 +114,40 @@ REFUSED: dict[str, tuple[Callable[[Tensor, nn.Linear, nn.Conv2d], Tensor], str]]
     "layer normalisation": (lambda a, fc, conv: fc(F.layer_norm(a.mean((2, 3)), (6,))), "normalises over the channels"),
     "attention": (lambda a, fc, conv: fc(a.mean((2, 3)) * a.mean((2, 3)).softmax(1)), "joins two tensors"),
 }
+
+
+class Block(nn.Module):
+    """A residual block whose shortcut subsamples and pads with zero channels (option A of He et al.)."""
+
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.grow = width - width_in
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        if self.grow:
+            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.grow // 2, self.grow // 2))
+        return torch.relu(y + x)
+
+
+class CifarResNet20(nn.Module):
+    """ResNet-20 for CIFAR-10 (arXiv:1512.03385, section 4.2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        widths = [16, 16, 32, 64]
+        for i in (1, 2, 3):
+            first = Block(widths[i - 1], widths[i], 1 if i == 1 else 2)
+            setattr(self, f"layer{i}", nn.Sequential(first, *[Block(widths[i], widths[i], 1) for _ in range(2)]))
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(F.avg_pool2d(x, x.shape[3]).flatten(1))

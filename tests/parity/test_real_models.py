@@ -12,6 +12,7 @@ import torch
 import torchvision
 from camcore_onnx.runtime import make_session
 from camcore_tools.cli import main
+from torch_networks import CifarResNet20
 
 import camcore
 
@@ -90,40 +91,3 @@ def test_same_weights_in_pytorch_and_onnx(weights: str, model: str, size: int) -
     theirs = camcore.explainer(data.folder() / "models" / model)(images, "all")
     assert np.abs(ours.maps - theirs.maps).max() <= 1e-4 * np.abs(ours.maps).max()
     assert np.abs(ours.scores - theirs.scores).max() <= 1e-4 * np.abs(ours.scores).max()
-
-
-class Block(torch.nn.Module):
-    """A residual block whose shortcut subsamples and pads with zero channels (option A of He et al.)."""
-
-    def __init__(self, width_in: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = torch.nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
-        self.bn1 = torch.nn.BatchNorm2d(width)
-        self.conv2 = torch.nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.bn2 = torch.nn.BatchNorm2d(width)
-        self.grow = width - width_in
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
-        if self.grow:
-            x = torch.nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.grow // 2, self.grow // 2))
-        return torch.relu(y + x)
-
-
-class CifarResNet20(torch.nn.Module):
-    """ResNet-20 for CIFAR-10 (arXiv:1512.03385, section 4.2)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = torch.nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-        self.bn1 = torch.nn.BatchNorm2d(16)
-        widths = [16, 16, 32, 64]
-        for i in (1, 2, 3):
-            first = Block(widths[i - 1], widths[i], 1 if i == 1 else 2)
-            setattr(self, f"layer{i}", torch.nn.Sequential(first, *[Block(widths[i], widths[i], 1) for _ in range(2)]))
-        self.linear = torch.nn.Linear(64, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.relu(self.bn1(self.conv1(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(torch.nn.functional.avg_pool2d(x, x.shape[3]).flatten(1))
