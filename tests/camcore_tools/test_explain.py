@@ -175,7 +175,7 @@ def test_layers_are_fused(model: Path, picture: Path, tmp_path: Path) -> None:
         (["--method", "gradcam", "--target", "odds"], "target 'odds' is not known"),
         (["--method", "eigencam", "--target", "probability"], "has no effect on eigencam, which looks at no score"),
         (["--method", "gradcam", "--target", "difference:9"], "the model has 4 classes"),
-        (["--method", "gradcam", "--layer", "conv"], "which onnx models do not give"),
+        (["--method", "liftcam", "--layer", "conv"], "which onnx models do not give"),
         (["--method", "eigencam", "--layer", "conv", "--layer", "relu", "--fusion", "1"], "fusion weights"),
         (["--method", "eigencam", "--layer", "conv", "--layer", "relu", "--fusion", "sum"], "fusion 'sum'"),
         (["--method", ","], "no method was named in --method ','; camcore methods lists them"),
@@ -203,3 +203,12 @@ def test_no_number_for_gamma_can_be_typed(model: Path, picture: Path, tmp_path: 
     found = np.load(tmp_path / "out" / "maps.npz")["maps"]
     expected = camcore.explainer(model, method="kpcacam", preprocess="unit")(str(picture)).maps
     np.testing.assert_array_equal(found, expected)
+
+
+def test_gradients_at_any_layer_of_an_onnx_file(model: Path, picture: Path, tmp_path: Path) -> None:
+    words = ["explain", str(model), str(picture), "--method", "gradcam++", "--layer", "conv", "--preprocess", "unit"]
+    assert main([*words, "-o", str(tmp_path / "out")]) == 0
+    found = np.load(tmp_path / "out" / "maps.npz")["maps"]
+    expected = camcore.explainer(model, method="gradcam++", layer="conv", preprocess="unit")(str(picture)).maps
+    np.testing.assert_array_equal(found, expected)
+    assert np.ptp(found) > 0

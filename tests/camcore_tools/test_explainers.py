@@ -39,7 +39,7 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture
 def unpooled(tmp_path: Path, tiny: Callable[..., onnx.ModelProto]) -> Path:
-    """A model whose scores go through a ReLU: it has features, but no head and no gradients."""
+    """A model whose scores go through a ReLU: it has features, but no head, so that LIFT-CAM needs DeepLIFT."""
     proto = tiny()
     proto.graph.node[-1].output[0] = "before"
     proto.graph.node.append(helper.make_node("Relu", ["before"], ["scores"], "last"))
@@ -63,13 +63,13 @@ def files_of(*methods: str) -> set[str]:
     return {"picture.png"} | {name + end for name in methods for end in inside}
 
 
-@pytest.mark.parametrize("names", ["gradcam,eigencam,fem", "eigencam,gradcam,fem", "eigencam,fem,gradcam"])
+@pytest.mark.parametrize("names", ["liftcam,eigencam,fem", "eigencam,liftcam,fem", "eigencam,fem,liftcam"])
 def test_the_rest_is_done_where_one_is_not_possible(
     run: Run, unpooled: Path, picture: Path, tmp_path: Path, names: str
 ) -> None:
     status, out, err = run(unpooled, picture, "--method", names)
     assert status == 2
-    assert err.splitlines() == [f"left out gradcam: {refusal(unpooled, 'gradcam')}"]
+    assert err.splitlines() == [f"left out liftcam: {refusal(unpooled, 'liftcam')}"]
     assert "1 of 1 pictures explained" in out
     assert all_of(tmp_path / "out") == files_of("eigencam", "fem")
     with (
@@ -95,24 +95,24 @@ def test_what_is_left_of_two_keeps_its_folder_and_its_name_in_json(
 def test_nothing_is_written_where_none_is_possible(
     run: Run, unpooled: Path, picture: Path, tmp_path: Path, words: list[str]
 ) -> None:
-    status, out, err = run(unpooled, picture, "--method", "cam,gradcam", *words)
+    status, out, err = run(unpooled, picture, "--method", "cam,liftcam", *words)
     assert status == 2
     assert out == ""
-    said = [f"left out {name}: {refusal(unpooled, name)}" for name in ("cam", "gradcam")]
+    said = [f"left out {name}: {refusal(unpooled, name)}" for name in ("cam", "liftcam")]
     assert err.splitlines() == said
     assert not (tmp_path / "out").exists()
 
 
 def test_one_method_alone_is_an_error_as_ever(run: Run, unpooled: Path, picture: Path, tmp_path: Path) -> None:
-    status, out, err = run(unpooled, picture, "--method", "gradcam")
+    status, out, err = run(unpooled, picture, "--method", "liftcam")
     assert (status, out) == (2, "")
-    assert err == f"camcore explain: {refusal(unpooled, 'gradcam')}\n"
+    assert err == f"camcore explain: {refusal(unpooled, 'liftcam')}\n"
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_was_there_stays(run: Run, unpooled: Path, picture: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    assert run(unpooled, picture, "--method", "gradcam")[0] == 2
+    assert run(unpooled, picture, "--method", "liftcam")[0] == 2
     assert (tmp_path / "out").is_dir()
 
 

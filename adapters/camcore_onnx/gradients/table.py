@@ -76,8 +76,8 @@ class Rule:
 
     @property
     def home(self) -> str:
-        """The family of the rule, or the module of another package."""
-        return self.pull.__module__.removeprefix(f"{_HOME}.")
+        """The family of the rule, or the module of another package (``"another"`` where it has no name)."""
+        return str(self.pull.__module__ or "another").removeprefix(f"{_HOME}.")
 
 
 RULES: dict[tuple[str, str], Rule] = {}

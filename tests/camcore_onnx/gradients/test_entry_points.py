@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from camcore_onnx.gradients.table import GROUP, rule_of
+from camcore_onnx.gradients.table import GROUP, Rule, rule_of
 from camcore_tools.cli import main
 from onnx_graphs import Graph
 from readme_files import inverse
@@ -141,3 +141,12 @@ def score(features: Any, weight: Any) -> float:
 def test_without_packages_there_is_no_such_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods", "--ops", "Det"]) == 2
     assert "no derivative is known of the operator 'Det'" in capsys.readouterr().err
+
+
+def test_a_rule_of_code_without_a_name_has_a_home() -> None:
+    scope: dict[str, Any] = {}
+    exec("def pull(at, g, i): return g", scope)
+    assert Rule("Mine", scope["pull"]).home == "another"
+    known = rule_of("", "Tanh")
+    assert known is not None
+    assert known.home == "activations"
