@@ -63,16 +63,15 @@ def standard_attention(site: Site) -> None:
     mask, joined = site.get(3), len(site.shape(q)) == 3
     if mask is not None and not site.dtype(mask).is_floating_point():
         site.refuse("its mask is not of floats, which is not supported")
-    heads = [
-        site.attribute(name, 0) if joined else site.shape(x)[1] for name, x in (("q_num_heads", q), ("kv_num_heads", k))
-    ]
-    if heads[0] != heads[1]:
-        site.refuse(f"it has {heads[0]} heads of queries and {heads[1]} of keys, which is not supported")
-    q, k, v = (_split_heads(site, x, heads[0]) if joined else x for x in (q, k, v))
-    width = site.shape(site.need(0))[-1]
-    if width is None or (joined and not heads[0]):
-        site.refuse("the width of its queries is not fixed")
-    scale = float(site.attribute("scale", 0.0)) or 1 / math.sqrt(width // heads[0] if joined else width)
+    pairs = (("q_num_heads", q), ("kv_num_heads", k))
+    heads, others = (int(site.attribute(name, 0) if joined else site.shape(x)[1] or 0) for name, x in pairs)
+    if heads != others:
+        site.refuse(f"it has {heads} heads of queries and {others} of keys, which is not supported")
+    width = site.shape(q)[-1]
+    if width is None or not heads:
+        site.refuse("the number or the width of its heads is not fixed")
+    q, k, v = (_split_heads(site, x, heads) if joined else x for x in (q, k, v))
+    scale = float(site.attribute("scale", 0.0)) or 1 / math.sqrt(width // heads if joined else width)
     mixed = _mixed(site, q, site.op("Transpose", k, perm=[0, 1, 3, 2]), v, scale, mask)
     if joined:
         turned = site.op("Transpose", site.op("MatMul", *mixed), perm=[0, 2, 1, 3])
