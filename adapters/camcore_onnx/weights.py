@@ -40,7 +40,10 @@ def without_weights(model: ir.Model) -> tuple[bytes, Mapping[str, NDArray[np.gen
         stored = value.const_value
         if stored is None or isinstance(stored, ir.ExternalTensor) or stored.nbytes < _SMALL:
             continue
-        array = stored.numpy()
+        try:
+            array = stored.numpy()
+        except ValueError:  # damaged: the runtime says how
+            continue
         if array.dtype.name in _PLAIN and array.dtype.isnative:
             arrays[name] = np.ascontiguousarray(array)
             shape = ir.Shape(array.shape)
