@@ -88,11 +88,23 @@ def _from_name(name: str) -> str:
 
 
 def _returned(nodes: list[ir.Node], path: str) -> ir.Value | None:
-    """The tensor that a module returns: the last one of its own that others read."""
+    """The tensor that a module returns: the last one of its own that others read.
+
+    Where others read it both turned and not, an exporter has cancelled a Transpose of theirs with the module's last one:
+    all that they read came out of the tensor before it.
+    """
     inside = [n for n in nodes if _is_within(module_path(n), path, exact=_SCOPES in n.metadata_props)]
     members = set(inside)
     leaving = [v for n in inside for v in n.outputs if v.is_graph_output() or _others_read(v, members)]
-    return leaving[-1] if leaving else None
+    value = leaving[-1] if leaving else None
+    while value is not None and (source := _turned_from(value)) in leaving:
+        value = source
+    return value
+
+
+def _turned_from(value: ir.Value) -> ir.Value | None:
+    node = value.producer()
+    return node.inputs[0] if node is not None and node.op_type == "Transpose" else None
 
 
 def _others_read(value: ir.Value, members: set[ir.Node]) -> bool:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from onnx_vjp import SEED, node_model
-from torch_vjp import error, noise
-
-from camcore.errors import MethodNotPossible
 from camcore_onnx.gradients.vjp import add_vjp
 from camcore_onnx.load import load
 from camcore_onnx.runtime import make_session
 from camcore_onnx.unfold import unfold
+from onnx_vjp import SEED, node_model
+from torch_vjp import error, noise
+
+from camcore.errors import MethodNotPossible
 
 HEADS, LENGTH, WIDTH = 2, 5, 4
 
@@ -61,5 +60,7 @@ def test_outputs_and_gradients(joined: bool, mask: bool, scale: float | None) ->
 def test_what_text_models_have_is_refused(option: str, value: Any) -> None:
     inputs = _inputs(joined=False, mask=False)
     loaded = load(node_model("Attention", inputs, wanted=["q", "k", "v"], opset=23, **{option: value}))
-    with pytest.raises(MethodNotPossible, match=f"Attention 'node' cannot be differentiated: {option} is not supported"):
+    with pytest.raises(
+        MethodNotPossible, match=f"Attention 'node' cannot be differentiated: {option} is not supported"
+    ):
         unfold(loaded.model, list(loaded.model.graph), [inputs])
