@@ -78,9 +78,9 @@ def add_tail_gradients(
 
     Notes
     -----
-    Opset 9 or later; an older model is converted. Conventions at kinks are PyTorch's: the derivative of ReLU at 0 is 0,
-    of equal numbers in a max pooling the first one counts. Through QuantizeLinear gradients pass straight, masked where
-    it saturates: an approximation. Shapes are learned from two runs of the model on random images.
+    Opset 9 or later; an older model is converted to 11. Conventions at kinks are PyTorch's: the derivative of ReLU at 0
+    is 0, of equal numbers in a max pooling the first one counts. Through QuantizeLinear gradients pass straight, masked
+    where it saturates: an approximation. Shapes are learned from two runs of the model on random images.
     """
     return ir.to_proto(
         gradient_model(

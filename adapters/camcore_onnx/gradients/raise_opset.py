@@ -12,11 +12,11 @@ from camcore_onnx.load import Loaded, infer_shapes
 
 __all__ = ["OLDEST", "raised"]
 
-OLDEST = 9
+OLDEST, WANTED = 9, 11  # the derivative of a pooling of maps of any size needs the latter
 
 
 def raised(loaded: Loaded) -> Loaded:
-    """The model itself, or one of opset 9 where it is older; tensors keep their names.
+    """The model itself, or one of opset 11 where it is older than 9; tensors keep their names.
 
     Raises
     ------
@@ -27,13 +27,14 @@ def raised(loaded: Loaded) -> Loaded:
     if opset >= OLDEST:
         return loaded
     try:
-        proto = onnx.version_converter.convert_version(ir.to_proto(loaded.model), OLDEST)
+        proto = onnx.version_converter.convert_version(ir.to_proto(loaded.model), WANTED)
     except Exception as error:  # of onnx's C++ code: these share no base class
         reason = (str(error).strip().splitlines() or [repr(error)])[0][:300]
         raise MethodNotPossible(
             f"the model has opset {opset}, gradients need {OLDEST} or later, and onnx cannot convert it: {reason}. "
             "Export it again with a later opset"
         ) from error
+    del proto.graph.value_info[:]  # the mask of a Dropout has another type since
     model = ir.from_proto(proto)
     infer_shapes(model)
     return replace(loaded, model=model)

@@ -105,7 +105,7 @@ class TestTheModel:
         model = network(opset=opset)
         added = add_tail_gradients(model, "middle", classes=classes, maps=maps)
         onnx.checker.check_model(added, full_check=True)
-        assert added.opset_import[0].version == max(opset, 9)
+        assert added.opset_import[0].version == (opset if opset >= 9 else 11)
         assert [o.name for o in added.graph.output] == [
             "scores",
             "cam_classes",
@@ -313,14 +313,14 @@ class TestFormats:
         plain = run(add_tail_gradients(model(False), "early", maps="layercam"), pixels, [1, 2])["cam"]
         assert np.corrcoef(found.ravel(), plain.ravel())[0, 1] > 0.99
 
-    @pytest.mark.parametrize(("opset", "layer"), [(8, "late"), (17, "early")])
-    def test_weights_in_a_file_stay_there(self, opset: int, layer: str, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("opset", [8, 17])
+    def test_weights_in_a_file_stay_there(self, opset: int, tmp_path: Path) -> None:
         model, pixels = network(opset=opset), images(2, 3, 9, 10)
-        expected = run(add_tail_gradients(model, layer, classes="top2"), pixels)
+        expected = run(add_tail_gradients(model, "early", classes="top2"), pixels)
         options = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 0}
         onnx.save_model(model, str(tmp_path / "model.onnx"), **options)
         size = (tmp_path / "weights.bin").stat().st_size
-        added = add_tail_gradients(tmp_path / "model.onnx", layer, classes="top2")
+        added = add_tail_gradients(tmp_path / "model.onnx", "early", classes="top2")
         outside = [t for t in added.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
         assert {t.name for t in outside} >= {t.name for t in model.graph.initializer}
         assert len(added.SerializeToString()) < 40_000
