@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from camcore.errors import MethodNotPossible
 from camcore_onnx.load import Loaded, infer_shapes
+from camcore_onnx.runtime import make_session
 
 __all__ = ["OLDEST", "raised"]
 
@@ -16,25 +17,34 @@ OLDEST, WANTED = 9, 11  # the derivative of a pooling of maps of any size needs 
 
 
 def raised(loaded: Loaded) -> Loaded:
-    """The model itself, or one of opset 11 where it is older than 9; tensors keep their names.
+    """The model itself, or where it is older than opset 9 one of opset 11, or 9; tensors keep their names.
 
     Raises
     ------
     MethodNotPossible
         If onnx cannot convert it.
     """
-    opset = loaded.model.opset_imports.get("", 0)
+    opset, reason = loaded.model.opset_imports.get("", 0), ""
     if opset >= OLDEST:
         return loaded
-    try:
-        proto = onnx.version_converter.convert_version(ir.to_proto(loaded.model), WANTED)
-    except Exception as error:  # of onnx's C++ code: these share no base class
-        reason = (str(error).strip().splitlines() or [repr(error)])[0][:300]
-        raise MethodNotPossible(
-            f"the model has opset {opset}, gradients need {OLDEST} or later, and onnx cannot convert it: {reason}. "
-            "Export it again with a later opset"
-        ) from error
+    for goal in (WANTED, OLDEST):
+        try:
+            model = _converted(loaded, goal)
+        except Exception as error:  # of onnx's C++ code: these share no base class
+            reason = (str(error).strip().splitlines() or [repr(error)])[0][:300]
+        else:
+            infer_shapes(model)
+            return replace(loaded, model=model)
+    raise MethodNotPossible(
+        f"the model has opset {opset}, gradients need {OLDEST} or later, and onnx cannot convert it: {reason}. "
+        "Export it again with a later opset"
+    )
+
+
+def _converted(loaded: Loaded, opset: int) -> ir.Model:
+    """By onnx, which makes bounds of a Clip float32 whatever it clips: ONNX Runtime must load the result."""
+    proto = onnx.version_converter.convert_version(ir.to_proto(loaded.model), opset)
     del proto.graph.value_info[:]  # the mask of a Dropout has another type since
     model = ir.from_proto(proto)
-    infer_shapes(model)
-    return replace(loaded, model=model)
+    make_session(model, device="cpu", optimization="disabled", folder=loaded.folder)
+    return model

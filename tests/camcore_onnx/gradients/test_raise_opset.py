@@ -50,7 +50,8 @@ def test_masks_became_booleans(dtype: str) -> None:
     for model in (network(8, masked=True, dtype=dtype), network(8, batch=2, masked=True, dtype=dtype)):
         found = raised(load(model)).model
         np.testing.assert_array_equal(run_plainly(ir.to_proto(found), pixels)[0], run_plainly(model, pixels)[0])
-        assert Explainer(OnnxBackend(model, device="cpu"), method="gradcam", layer="early")(pixels).maps.any()
+        assert found.opset_imports[""] == (11 if dtype == "float32" else 9)  # where onnx writes a Clip of mixed types
+        assert Explainer(OnnxBackend(model, device="cpu"), method="gradcam", layer="late")(pixels).maps.any()
 
 
 @pytest.mark.parametrize("opset", [9, 11, 17])
