@@ -102,7 +102,8 @@ def check_broadcast(op: str, shapes: tuple[tuple[int, ...], ...], seed: int, ops
     function, count, low, attributes = BROADCAST[op]
     feed, probe = (named(*numbers(seed, *map(f, shapes[:count]), low=low)) for f in (lambda shape: shape, longer))
     model = node_model(op, feed, opset=opset, free=free, **attributes)
-    assert error_against_torch(model, feed, function, probes=[probe] if free else []) <= LIMIT
+    # sums over what was broadcast may nearly cancel: they are no better than the rounding of their terms, of about 1
+    assert error_against_torch(model, feed, function, probes=[probe] if free else [], least=1.0) <= LIMIT
 
 
 class TestFunctionsOfOneTensor:
