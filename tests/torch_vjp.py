@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
@@ -20,12 +21,48 @@ def noise(*shape: int, seed: int = 0, dtype: Any = np.float32) -> NDArray[Any]:
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
-def error(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    """The largest difference, relative to the largest number; infinite where the shapes differ."""
+def error(found: NDArray[Any], expected: NDArray[Any], least: float = 1e-6) -> float:
+    """The largest difference, relative to the largest number or ``least``; infinite where the shapes differ."""
     if found.shape != expected.shape:
         return float("inf")
-    scale = max(float(np.abs(expected).max(initial=0)), 1e-6)
+    scale = max(float(np.abs(expected).max(initial=0)), least)
     return float(np.abs(found.astype(np.float64) - expected).max(initial=0)) / scale
+
+
+def error_against_torch(
+    model: onnx.ModelProto,
+    feed: Feed,
+    function: Callable[..., torch.Tensor],
+    *,
+    least: float = 1e-6,
+    output: int = 0,
+    **options: Any,
+) -> float:
+    """The largest relative error of the output and of the gradient of any input, which have the shapes of PyTorch's.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+    feed : dict
+        Its inputs.
+    function : callable
+        The same in PyTorch; it takes the inputs in the order of ``feed``.
+    least : float
+        Errors of smaller gradients are relative to this: a slope of 1 - y² is no better than the rounding of 1.
+    output : int
+        Which of the model's.
+    **options
+        Of :func:`onnx_vjp.by_nodes`.
+    """
+    outputs, gradients = by_nodes(model, feed, output=output, **options)
+    tensors = {n: torch.tensor(a.astype(np.float64) if a.dtype.kind == "f" else a) for n, a in feed.items()}
+    for name in gradients:
+        tensors[name].requires_grad_()
+    result = function(*tensors.values())
+    wanted = [tensors[name] for name in gradients]
+    pulled = torch.autograd.grad(result, wanted, torch.tensor(outputs[SEED]).double(), materialize_grads=True)
+    found = [outputs[model.graph.output[output].name], *gradients.values()]
+    return max(error(f, e.detach().numpy(), least) for f, e in zip(found, [result, *pulled], strict=True))
 
 
 def torch_error(
@@ -57,11 +94,4 @@ def torch_error(
     model = node_model(op, inputs, wanted=list(wanted), free=free, **options)
     feed = {n: inputs[n] for n in wanted}
     probes = [{n: probe[n] for n in wanted}] if probe is not None else []
-    outputs, gradients = by_nodes(model, feed, output=output, probes=probes)
-    tensors = [torch.tensor(inputs[n].astype(np.float64), requires_grad=True) for n in wanted]
-    expected = function(*tensors)
-    pulled = torch.autograd.grad(expected, tensors, torch.tensor(outputs[SEED]).double(), materialize_grads=True)
-    name = model.graph.output[output].name
-    errors = [error(outputs[name], expected.detach().numpy())]
-    errors += [error(gradients[n], p.numpy()) for n, p in zip(wanted, pulled, strict=True)]
-    return max(errors)
+    return error_against_torch(model, feed, function, output=output, probes=probes)

@@ -60,7 +60,5 @@ def test_outputs_and_gradients(joined: bool, mask: bool, scale: float | None) ->
 def test_what_text_models_have_is_refused(option: str, value: Any) -> None:
     inputs = _inputs(joined=False, mask=False)
     loaded = load(node_model("Attention", inputs, wanted=["q", "k", "v"], opset=23, **{option: value}))
-    with pytest.raises(
-        MethodNotPossible, match=f"Attention 'node' .*: {option} is not supported"
-    ):
+    with pytest.raises(MethodNotPossible, match=f"Attention 'node' .*: {option} is not supported"):
         unfold(loaded.model, list(loaded.model.graph), [inputs])

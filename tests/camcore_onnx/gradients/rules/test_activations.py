@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx_autograd import error_against_torch
 from onnx_vjp import agrees_with_differences, by_nodes, node_model, readers
 from torch import Tensor
+from torch_vjp import error_against_torch
 
 LIMIT = 1e-5
 OPSETS = (9, 11, 13, 17, 18, 20, 24)

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
-from onnx_autograd import error_against_torch
 from onnx_vjp import Feed, agrees_with_differences, by_nodes, node_model, readers
+from torch_vjp import error_against_torch
 
 OPSETS = (9, 11, 13, 17, 18, 20, 24)
 LIMIT = 1e-5

@@ -14,9 +14,9 @@ from camcore_onnx.gradients.vjp import add_vjp
 from camcore_onnx.load import load
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx_autograd import error_against_torch
 from onnx_vjp import agrees_with_differences, by_nodes, node_model
 from torch import Tensor
+from torch_vjp import error_against_torch
 
 from camcore.errors import MethodNotPossible
 
