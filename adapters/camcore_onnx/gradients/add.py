@@ -51,7 +51,7 @@ def add_tail_gradients(
         ``"input"``: the model gets an int32 input ``cam_class`` (N,), where -1 stands for the best class; ``"inputs"``:
         the same as (N, T), -1 in column t for the class of rank t; ``"top1"``, ``"top5"``: the best ones; a number:
         that class. The tail is in the graph twice where there are several classes, and runs for each of them.
-        An index that the model does not have gives gradients of zero.
+        An index that the model does not have is refused by the runtime, or gives gradients of zero.
     maps : str or Method, optional
         A method, whose map is given instead: gradcam, gradcam++, xgradcam, hirescam, layercam, gradcam-elementwise,
         finercam or shapleycam. Nothing large leaves the runtime then.
