@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -26,11 +26,14 @@ class Step:
     pen : Pen
     gradients : sequence of Tensor or None
         Of each output of the node; None where it does not matter for the score.
+    wanted : collection of ir.Value
+        The tensors whose gradient is asked for: each needs its own share.
     """
 
     node: ir.Node
     pen: Pen
     gradients: Sequence[Tensor | None] = ()
+    wanted: Collection[ir.Value] = ()
 
     @property
     def opset(self) -> int:

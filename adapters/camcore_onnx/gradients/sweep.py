@@ -149,7 +149,7 @@ def _through(
     rule = rule_of(node.domain, node.op_type)
     if rule is None:
         raise MethodNotPossible(f"the operator {node.op_type} has no gradient")
-    step = Step(node, pen, gradients)
+    step = Step(node, pen, gradients, way.wanted)
     if pen.opset < rule.since:
         step.refuse(f"its gradient needs opset {rule.since}, the model has {pen.opset}; convert it first")
     for i, value in enumerate(node.inputs):

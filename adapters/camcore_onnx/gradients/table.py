@@ -107,7 +107,6 @@ FLAT = frozenset(
         "Round",
         "ConstantOfShape",
         "EyeLike",
-        "OneHot",
         "RandomNormalLike",
         "RandomUniformLike",
         "Bernoulli",
@@ -117,9 +116,7 @@ FLAT = frozenset(
         "BitwiseXor",
         "BitwiseNot",
         "Hardmax",
-        "Range",
         "NonMaxSuppression",
-        "Unique",
     }
 )
 

@@ -60,6 +60,25 @@ def aside(g: Graph, x: str) -> str:
     return x
 
 
+def table(g: Graph, x: str) -> str:
+    """What is looked up holds a number of the layer: OneHot gives it on."""
+    mean = g.add("Reshape", g.reduce("ReduceMean", x, [0, 1, 2, 3]), g.ints(1))
+    values = g.add("Concat", g.const([0.0], dtype=np.float32), mean, axis=0)
+    return g.add("Add", x, g.add("OneHot", g.ints(*range(12)), g.ints(12), values, axis=-1, name="table"), to="sum")
+
+
+def distinct(g: Graph, x: str) -> str:
+    highest = g.reduce("ReduceMax", g.add("Unique", x, name="distinct"), [0])
+    return g.add("Add", x, g.add("Reshape", highest, g.ints(1)), to="sum")
+
+
+def steps(g: Graph, x: str) -> str:
+    mean = g.add("Squeeze", g.reduce("ReduceMean", x, [0, 1, 2, 3]))
+    ends = g.add("Add", mean, g.const(5.5, dtype=np.float32))
+    along = g.add("Range", mean, ends, g.const(0.5, dtype=np.float32), name="steps")
+    return g.add("Add", x, g.add("Reshape", g.add("Slice", along, g.ints(0), g.ints(1)), g.ints(1)), to="sum")
+
+
 def refusal(model: Any, layer: str, method: str = "gradcam++") -> str:
     with pytest.raises(MethodNotPossible) as caught:
         camcore.explainer(model, method=method, layer=layer)(X)
@@ -68,7 +87,14 @@ def refusal(model: Any, layer: str, method: str = "gradcam++") -> str:
 
 @pytest.mark.parametrize(
     ("middle", "op", "node", "others"),
-    [(det, "Det", "volume", "last"), (sample, "GridSample", "warp", None), (choice, "If", "choice", "last")],
+    [
+        (det, "Det", "volume", "last"),
+        (sample, "GridSample", "warp", None),
+        (choice, "If", "choice", "last"),
+        (table, "OneHot", "table", "last"),
+        (distinct, "Unique", "distinct", "last"),
+        (steps, "Range", "steps", "last"),
+    ],
 )
 def test_an_operator_without_a_rule(middle: Any, op: str, node: str, others: str | None) -> None:
     assert rule_of("", op) is None

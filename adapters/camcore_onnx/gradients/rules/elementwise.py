@@ -67,9 +67,10 @@ def multiply(at: Step, g: Tensor, i: int) -> Tensor | None:
 
 
 def _is_gate(at: Step, i: int) -> bool:
-    """Whether an operand is the sigmoid of the other one."""
+    """Whether an operand is the sigmoid of the other one, and no layer itself."""
     node = at.value(i).producer()
-    return node is not None and node.op_type == "Sigmoid" and node.inputs[0] is at.value(1 - i)
+    gate = node is not None and node.op_type == "Sigmoid" and node.inputs[0] is at.value(1 - i)
+    return gate and at.value(i) not in at.wanted
 
 
 @rule("Div", elementwise=True)

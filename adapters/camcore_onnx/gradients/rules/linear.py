@@ -87,4 +87,8 @@ def _terms(at: Step) -> tuple[list[str], str]:
         out = "".join(sorted(axis for axis in set(left) - {","} if left.count(axis) == 1))
     if "." in left or any(len(set(term)) < len(term) for term in terms):
         at.refuse(f"the equation {at.attribute('equation')!r} has an ellipsis or takes a diagonal")
+    for axis in set(left) - {","}:
+        lengths = {at.shape(j)[term.index(axis)] for j, term in enumerate(terms) if axis in term}
+        if len(lengths) > 1 and 1 in lengths:
+            at.refuse(f"axis {axis!r} of the equation {at.attribute('equation')!r} is 1 long for some operands only")
     return terms, out

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
-from onnx_vjp import Feed, agrees_with_differences, by_nodes, node_model, readers
+from onnx_vjp import SEED, Feed, agrees_with_differences, by_nodes, node_model, readers
 from torch_vjp import error_against_torch
 
 OPSETS = (9, 11, 13, 17, 18, 20, 24)
@@ -348,3 +348,20 @@ def test_silu_is_differentiated_at_once_and_its_sigmoid_may_be_read_elsewhere(si
     model = helper.make_model(helper.make_graph(nodes, "g", [info], [result]), opset_imports=opsets, ir_version=8)
     feed = {"x": np.array([[-60, -3, -0.5], [0, 0.7, 90]], np.float32)}
     assert error_against_torch(model, feed, lambda x: torch.nn.functional.silu(x) + x.sigmoid()) < LIMIT
+
+
+def test_the_sigmoid_of_a_silu_may_be_the_layer() -> None:
+    """It then has a gradient of its own: of ``z = x s + s`` it is ``x + 1``, while that of ``x`` is the whole."""
+    nodes = [
+        helper.make_node("Sigmoid", ["x"], ["s"]),
+        helper.make_node("Mul", ["x", "s"], ["z"]),
+        helper.make_node("Add", ["z", "s"], ["y"]),
+    ]
+    info, result = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [2, 3]) for n in "xy")
+    model = helper.make_model(helper.make_graph(nodes, "g", [info], [result]), ir_version=10)
+    model.opset_import[0].version = 17
+    feed = {"x": np.array([[-6, -3, -0.5], [0, 0.7, 9]], np.float32)}
+    outputs, gradients = by_nodes(model, feed, wanted=["x", "s"])
+    np.testing.assert_allclose(gradients["s"], outputs[SEED] * (feed["x"] + 1), rtol=1e-5)
+    s = 1 / (1 + np.exp(-feed["x"]))
+    np.testing.assert_allclose(gradients["x"], outputs[SEED] * (s + (feed["x"] + 1) * s * (1 - s)), rtol=1e-5)

@@ -92,6 +92,12 @@ def test_an_equation_beyond_the_rule_is_refused(equation: str) -> None:
         by_nodes(node_model("Einsum", inputs, equation=equation), inputs)
 
 
+def test_an_axis_of_length_one_that_is_repeated_is_refused() -> None:
+    inputs = {"a": noise(1, 2, 3), "b": noise(4, 3, 5)}
+    with pytest.raises(MethodNotPossible, match="axis 'b' of the equation 'bij,bjk->bik' is 1 long for some operands"):
+        by_nodes(node_model("Einsum", inputs, equation="bij,bjk->bik"), inputs)
+
+
 @pytest.mark.slow
 @given(st.integers(1, 3), st.integers(1, 3), st.data())
 @MANY_DRAWS
