@@ -152,7 +152,7 @@ def check(name: str, rows: list[list[float]], c: int, alone: bool) -> None:
     agree(name, np.array(rows, np.float32), np.full(len(rows), c), alone=alone)
 
 
-@many(150)
+@many(80)
 def test_any_scores(name: str, rows: list[list[float]], c: int, alone: bool) -> None:
     check(name, rows, c, alone)
 
