@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import onnx_ir as ir
 
 from camcore.errors import InputError
+from camcore.evidence import InputSpec
 from camcore.methods import Method, method
 from camcore.scores import top_count
 from camcore.targets import target as named_target
 from camcore_onnx.backend import OnnxBackend
 from camcore_onnx.gradients.build import Built, Order, build
-from camcore_onnx.gradients.facts import probes
+from camcore_onnx.gradients.facts import Feed, image_of, probes
 from camcore_onnx.gradients.finish import can_finish
 from camcore_onnx.gradients.raise_opset import raised
+from camcore_onnx.load import Loaded
 
 __all__ = ["add_tail_gradients", "gradient_model"]
 
@@ -80,7 +83,8 @@ def add_tail_gradients(
     -----
     Opset 9 or later; an older model is converted to 11. Conventions at kinks are PyTorch's: the derivative of ReLU at 0
     is 0, of equal numbers in a max pooling the first one counts. Through QuantizeLinear gradients pass straight, masked
-    where it saturates: an approximation. Shapes are learned from two runs of the model on random images.
+    where it saturates: an approximation. Shapes are learned from runs of the model on random images, of up to three
+    sizes where it takes any.
     """
     return ir.to_proto(
         gradient_model(
@@ -122,7 +126,19 @@ def gradient_model(
         else tuple(f"/{layer or v.name}" for layer, v in zip(layers, values, strict=True)),
         full=True,
     )
-    return build(loaded, order, probes(loaded, backend.input, size))
+    return _for_any_size(loaded, order, probes(loaded, backend.input, size), backend.input)
+
+
+def _for_any_size(loaded: Loaded, order: Order, feeds: list[Feed], spec: InputSpec) -> Built:
+    """Lengths that are the same by chance show on images of twice the size, which are then learned from too."""
+    built, (first, *others) = build(loaded, order, feeds), [feed[spec.name].shape for feed in feeds]
+    if any(shape[2:] != first[2:] for shape in others):
+        free = [n is None for n in spec.shape[2:]]
+        large = image_of(spec, first[0], [2 * n if f else n for n, f in zip(first[2:], free, strict=True)])
+        with suppress(InputError):  # it does not take that
+            if built.facts is not None and not built.facts.hold(loaded, large):
+                return build(loaded, order, [*feeds, large])
+    return built
 
 
 def _finished(maps: str | Method) -> Method:

@@ -215,7 +215,7 @@ class Tensor:
 
     def like(self, other: Tensor) -> Tensor:
         """Reshaped to the shape of ``other``, which has as many numbers."""
-        if self.shape == other.shape and None not in self.shape:
+        if self.shape == other.shape and self.shape.count(None) <= 1:
             return self
         if other.shape.count(None) > 1 or 0 in other.shape:
             return self._shaped(other.lengths(), other.shape)
