@@ -14,7 +14,7 @@ from camcore.layout import Layout
 from camcore.methods.gradients import grad_cam
 from camcore.methods.table import Method
 from camcore.scores import top_count
-from camcore_onnx.gradients.facts import Feed, see
+from camcore_onnx.gradients.facts import Facts, Feed, see
 from camcore_onnx.gradients.finish import finish, places
 from camcore_onnx.gradients.pen import Pen
 from camcore_onnx.gradients.refuse import check_layer, explain_missing
@@ -106,6 +106,8 @@ class Built:
         Which operators have no exact derivative, and why.
     added : int
         How many nodes were added.
+    facts : Facts
+        What the nodes rely on.
     """
 
     model: ir.Model
@@ -116,6 +118,7 @@ class Built:
     classes: str = ""
     approximate: tuple[str, ...] = ()
     added: int = 0
+    facts: Facts | None = None
 
 
 def build(loaded: Loaded, order: Order, feeds: Sequence[Feed]) -> Built:
@@ -182,7 +185,11 @@ class _Site:
         parts: dict[str, Any] = {kind: tuple(names) for kind, names in self.outputs.items()}
         parts["classes"] = parts.pop("classes", ("",))[0]
         return Built(
-            self.loaded.model, approximate=tuple(way.approximate), added=len(list(self.graph)) - before, **parts
+            self.loaded.model,
+            approximate=tuple(way.approximate),
+            added=len(list(self.graph)) - before,
+            facts=way.facts,
+            **parts,
         )
 
     def _gradients(self, way: Way, again: Again, seed: Tensor, pen: Pen) -> list[Tensor]:

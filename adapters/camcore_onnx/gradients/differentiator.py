@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +12,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from camcore.errors import MethodNotPossible
+from camcore.errors import InputError, MethodNotPossible
 from camcore.evidence import InputSpec
 from camcore_onnx.gradients.build import Order, build
-from camcore_onnx.gradients.facts import Feed, probes
+from camcore_onnx.gradients.facts import Feed, image_of, probes
 from camcore_onnx.gradients.outlook import Outlook, outlook
 from camcore_onnx.gradients.raise_opset import raised
 from camcore_onnx.gradients.session import GradientSession, Pulled, joined
@@ -135,9 +136,20 @@ class Differentiator:
         free = len({tuple(feed[self._spec.name].shape[2:]) for feed in feeds}) > 1
         key = (key, order.several, None if free else images.shape[2:])
         with self._lock:
-            if key not in self._sessions:
+            if key not in self._sessions or not self._holds(self._sessions[key], images.shape[2:], feeds):
                 self._sessions[key] = self._new_session(layers, order, feeds)
             return self._sessions[key]
+
+    def _holds(self, session: GradientSession, size: tuple[int, ...], feeds: list[Feed]) -> bool:
+        """Whether a session serves a size too; where not, an image of it is added to those that are learned from."""
+        if size not in session.sizes:
+            image = image_of(self._spec, len(feeds[0][self._spec.name]), size)
+            with suppress(InputError):  # not of this size, as the session is going to say
+                if session.facts is not None and not session.facts.hold(self._model, image):
+                    feeds.append(image)
+                    return False
+            session.sizes.add(size)
+        return True
 
     def _probes(self, size: tuple[int, ...]) -> list[Feed]:
         """Images to learn from; once where the model takes images of any size, else for each size."""
@@ -170,7 +182,9 @@ class Differentiator:
         except MethodNotPossible:
             self._learn(layers, full, feeds)
             raise
-        return GradientSession(self._model, self._spec, full, built, self._options)
+        session = GradientSession(self._model, self._spec, full, built, self._options)
+        session.sizes |= {feed[self._spec.name].shape[2:] for feed in feeds}
+        return session
 
     def _learn(self, layers: Sequence[ir.Value], order: Order, feeds: Sequence[Feed]) -> None:
         """Remember which of some layers have no gradient, since a rule refuses its node there."""

@@ -19,7 +19,7 @@ from camcore_onnx.gradients.tensor import Lengths
 from camcore_onnx.load import Loaded
 from camcore_onnx.runtime import make_session
 
-__all__ = ["TYPES", "Facts", "probes", "see"]
+__all__ = ["TYPES", "Facts", "Feed", "image_of", "probes", "see"]
 
 Feed = Mapping[str, NDArray[Any]]
 _SIZES = (224, 299, 256, 128, 96, 64, 32, 28, 384, 16, 512)  # tried in turn where the size of the images is free
@@ -96,6 +96,23 @@ class Facts:
         if value is None:
             return None
         return self.numbers[value] if value in self.numbers else self.constants.value(value)
+
+    def hold(self, loaded: Loaded, feed: Feed) -> bool:
+        """Whether a run on other images shows the same: lengths may have agreed between the probes by chance.
+
+        Parameters
+        ----------
+        loaded : Loaded
+            The model as it came; its tensors are known by their names.
+        feed : dict
+        """
+        values = {v.name: v for node in loaded.model.graph for v in node.outputs}
+        names = {v: (v.name or "").removeprefix("again/") for v in self.shapes}  # a second tail is as the first
+        pairs = [(v, values[name]) for v, name in names.items() if name in values]
+        seen = see(loaded, [value for _, value in pairs], [feed])
+        same = all(_fits(self.shapes[v], seen.shapes[value]) for v, value in pairs if value in seen.shapes)
+        fixed = [(self.numbers[v], seen.numbers.get(value)) for v, value in pairs if v in self.numbers]
+        return same and all(found is not None and np.array_equal(n, found) for n, found in fixed)
 
 
 def see(loaded: Loaded, values: Iterable[ir.Value], feeds: Sequence[Feed]) -> Facts:
@@ -196,6 +213,10 @@ def _common(shapes: Sequence[tuple[int, ...]]) -> Lengths:
     return tuple(lengths[0] if len(set(lengths)) == 1 else None for lengths in zip(*shapes, strict=True))
 
 
+def _fits(known: Lengths, seen: Lengths) -> bool:
+    return len(known) == len(seen) and all(n in (None, m) for n, m in zip(known, seen, strict=True))
+
+
 def probes(loaded: Loaded, spec: InputSpec, example: tuple[int, ...] | None = None) -> list[Feed]:
     """Images that show which lengths follow the batch and the size of the image.
 
@@ -221,19 +242,19 @@ def probes(loaded: Loaded, spec: InputSpec, example: tuple[int, ...] | None = No
     fixed = tuple(n for n in space if n is not None)
     batches = (2, 3) if spec.shape[0] is None else (spec.shape[0],)
     if len(fixed) == len(space):
-        return [_image(spec, batch, fixed) for batch in batches]
+        return [image_of(spec, batch, fixed) for batch in batches]
     session = make_session(loaded.model, device="cpu", optimization="disabled", folder=loaded.folder)
     tried = [example] if example is not None else [tuple(size if n is None else n for n in space) for size in _SIZES]
     reason = ""
     for size in tried:
-        first = _image(spec, batches[0], size)
+        first = image_of(spec, batches[0], size)
         reason = _refused(session, first)
         if not reason:
             larger = [
                 tuple(n + more if free is None else n for n, free, more in zip(size, space, steps, strict=False))
                 for steps in (_PRIMES, _EVEN)
             ]
-            others = (_image(spec, batches[-1], other) for other in (*larger, size))
+            others = (image_of(spec, batches[-1], other) for other in (*larger, size))
             return [first, *islice((other for other in others if not _refused(session, other)), 1)]
     raise InputError(
         f"{loaded.name}: the model runs on no image of "
@@ -241,7 +262,8 @@ def probes(loaded: Loaded, spec: InputSpec, example: tuple[int, ...] | None = No
     )
 
 
-def _image(spec: InputSpec, batch: int, size: Sequence[int]) -> Feed:
+def image_of(spec: InputSpec, batch: int, size: Sequence[int]) -> Feed:
+    """Random images of a size."""
     numbers = np.random.default_rng(0).random((batch, spec.channels or 3, *size))
     return {spec.name: (numbers * 255 if spec.dtype == "uint8" else numbers - 0.5).astype(spec.dtype)}
 

@@ -41,6 +41,7 @@ class GradientSession:
         scores = next(v for node in model.graph for v in node.outputs if v.name == order.scores)
         if not scores.is_graph_output():
             model.graph.outputs.append(scores)
+        self.facts, self.sizes = built.facts, set[tuple[int, ...]]()  # sizes of images for which the facts hold
         self._runner = Runner(model, "images", folder=loaded.folder, **options)
 
     @property

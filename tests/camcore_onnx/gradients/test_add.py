@@ -163,6 +163,23 @@ def test_another_size_than_it_was_learned_from(layer: str, size: tuple[int, int]
     )
 
 
+def test_lengths_that_agree_by_chance_are_learned_from_a_larger_image() -> None:
+    """One window of 32 places, 64 apart, lies in images of 48 and of 89 pixels; two lie in those of 96."""
+
+    def windows(size: tuple[int | str, int | str]) -> Any:
+        g = Graph()
+        early = g.add("Relu", g.conv(g.image(["N", 3, *size]), 3, 6), to="early")
+        pooled = g.add("AveragePool", early, kernel_shape=[32, 32], strides=[64, 64])
+        return finish(g, g.add("Tanh", g.conv(pooled, 6, 6, kernel=1)), 6)
+
+    added, pixels = (
+        add_tail_gradients(windows(("H", "W")), "early", maps="layercam", size=(48, 48)),
+        images(2, 3, 96, 160),
+    )
+    expected = explained(windows((96, 160)), "early", "layercam", pixels, [[1], [2]])
+    close(run(added, pixels, [1, 2])["cam"], expected)
+
+
 class TestClasses:
     def test_an_index_or_the_best(self) -> None:
         model, pixels = network(), images(3, 3, 9, 10)

@@ -35,6 +35,13 @@ def network(size: tuple[int | str, int | str] = ("H", "W"), *, flat: bool = Fals
     return g.model()
 
 
+def wide_windows(size: tuple[int | str, int | str] = ("H", "W")) -> Any:
+    g = Graph()
+    early = g.add("Relu", g.conv(g.image(["N", 3, *size]), 3, 6), to="early")
+    pooled = g.add("AveragePool", early, kernel_shape=[32, 32], strides=[64, 64])
+    return finish(g, g.add("Tanh", g.conv(pooled, 6, 6, kernel=1)), 6)
+
+
 def backend(model: Any) -> OnnxBackend:
     return OnnxBackend(model, device="cpu", threads=1)
 
@@ -52,6 +59,17 @@ class TestSessions:
             pixels = images(n, 3, *size)
             alone = Explainer(backend(network(tuple(size))), method="layercam", layer="early")
             close(explainer(pixels).maps, alone(pixels).maps)
+        assert len(there.differentiator._sessions) == 1
+
+    @pytest.mark.parametrize("classes", [1, [[0, 2]]])
+    def test_lengths_that_agreed_by_chance_are_learned_anew(self, classes: Any) -> None:
+        """One window lies in 32, 69 and 73 pixels; two lie in 96 and more."""
+        there = backend(wide_windows())
+        explainer = Explainer(there, method="layercam", layer="early")
+        for size in ((32, 32), (96, 128), (32, 32), (128, 96)):
+            pixels = images(1, 3, *size)
+            alone = Explainer(backend(wide_windows(size)), method="layercam", layer="early")
+            close(explainer(pixels, classes=classes).maps, alone(pixels, classes=classes).maps)
         assert len(there.differentiator._sessions) == 1
 
     def test_what_takes_one_size_only_is_learned_from_images_of_that(self) -> None:
