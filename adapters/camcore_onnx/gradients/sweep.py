@@ -13,7 +13,7 @@ from camcore_onnx.gradients.facts import Facts
 from camcore_onnx.gradients.pen import Pen
 from camcore_onnx.gradients.step import Step
 from camcore_onnx.gradients.table import FLAT, rule_of
-from camcore_onnx.gradients.tensor import Tensor
+from camcore_onnx.gradients.tensor import STEEP, Tensor
 from camcore_onnx.layers import module_path
 from camcore_onnx.tails import sources
 
@@ -89,7 +89,7 @@ class Way:
 
     def carriers(self, node: ir.Node) -> Iterator[ir.Value]:
         """The inputs of a node on which its output depends smoothly."""
-        if node.domain in ("", "ai.onnx") and node.op_type in FLAT:
+        if node.domain in ("", "ai.onnx") and (node.op_type in FLAT or _is_step(node)):
             return
         rule = rule_of(node.domain, node.op_type)
         read = enumerate(node.inputs) if rule is not None else enumerate(sources(node))  # branches read, too
@@ -101,6 +101,12 @@ class Way:
         """Whether a tensor holds floats, or integers that stand for them."""
         dtype = value.dtype if self.facts is None else self.facts.dtype(value)
         return dtype not in _WHOLE
+
+
+def _is_step(node: ir.Node) -> bool:
+    """A mask that a rule has written."""
+    steep = node.attributes.get("alpha") if node.op_type == "HardSigmoid" else None
+    return steep is not None and abs(steep.as_float()) >= STEEP
 
 
 def pull_back(way: Way, seeds: Mapping[ir.Value, Tensor], pen: Pen) -> dict[ir.Value, Tensor]:

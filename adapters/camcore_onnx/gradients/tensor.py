@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from camcore_onnx.gradients.pen import Pen
 
-__all__ = ["Lengths", "Operand", "Tensor", "broadcast", "work_type"]
+__all__ = ["STEEP", "Lengths", "Operand", "Tensor", "broadcast", "work_type"]
 
 Lengths = tuple[int | None, ...]
+STEEP = 2.0**100  # of a hard sigmoid that is a step
 _HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
@@ -115,6 +116,24 @@ class Tensor:
 
     def __or__(self, other: Tensor) -> Tensor:
         return self._with("Or", other)
+
+    def above(self, bound: float = 0.0) -> Tensor:
+        """1 where it is larger than a number, else 0, in its own type.
+
+        A hard sigmoid, so steep that no float lies on its slope: runtimes take half the time for it that they take to
+        compare and to cast.
+        """
+        return self._step(bound, 1)
+
+    def below(self, bound: float) -> Tensor:
+        """1 where it is smaller than a number, else 0; see :meth:`above`."""
+        return self._step(bound, -1)
+
+    def _step(self, bound: float, sign: int) -> Tensor:
+        if self.dtype != ir.DataType.FLOAT or not (bound == 0 or STEEP**-0.5 < abs(bound) < 1e6):
+            return (self > bound if sign > 0 else self < bound).cast(self.dtype)
+        alpha = sign * (STEEP if bound else STEEP * 2.0**26)  # powers of two, so that nothing is rounded
+        return self.unary("HardSigmoid", alpha=alpha, beta=-alpha * float(np.float32(bound)))
 
     def equals(self, other: Operand) -> Tensor:
         """Where two tensors are the same; floats are compared since opset 11 only."""

@@ -135,11 +135,9 @@ def clip(at: Step, g: Tensor, i: int) -> Tensor:
     if any(at.has(j) and at.constant(j) is None for j in (1, 2)):
         return _clamp(at, g, i)
     low, high = (_bound(at, j, name) for j, name in ((1, "min"), (2, "max")))
-    inside = [at.y() > low] if low is not None else []
-    inside += [at.y() < high] if high is not None else []
-    if not inside:
-        return g
-    return g * (inside[0] & inside[1] if inside[1:] else inside[0]).cast(g.dtype)
+    inside = [at.y().above(low)] if low is not None else []
+    inside += [at.y().below(high)] if high is not None else []
+    return g if not inside else g * (inside[0] * inside[1] if inside[1:] else inside[0])
 
 
 def _bound(at: Step, i: int, name: str) -> float | None:
