@@ -90,7 +90,7 @@ def _from_name(name: str) -> str:
 def _returned(nodes: list[ir.Node], path: str) -> ir.Value | None:
     """The tensor that a module returns: the last one of its own that others read.
 
-    Where others read it both turned and not, an exporter has cancelled a Transpose of theirs with the module's last one:
+    Where others read it both turned and not, an exporter has cancelled a Transpose of theirs with the module's last:
     all that they read came out of the tensor before it.
     """
     inside = [n for n in nodes if _is_within(module_path(n), path, exact=_SCOPES in n.metadata_props)]
