@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -37,7 +37,8 @@ class Target:
         ``references(scores, classes)``: the (N, T, R) classes to compare with, chosen once from the scores of the
         untouched images.
     code : str
-        How :func:`target` is asked for it, where that says all; a backend may then compute the slopes itself.
+        How :func:`target` is asked for it, where that says all; a backend may then compute the slopes itself. A copy
+        with other functions has none.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Target:
     slopes: Callable[..., Floats]
     linear: bool = False
     references: Callable[[Floats, Indices], Indices] | None = None
-    code: str = ""
+    code: str = field(default="", init=False)
 
     @property
     def plain(self) -> bool:
@@ -120,7 +121,12 @@ class Aim:
             return np.take_along_axis(self.references, at[:, :, None], axis=1)
 
         code = "" if self.references.shape[2] else self.target.code
-        return replace(self.target, references=references, code=code)
+        return _coded(replace(self.target, references=references), code)
+
+
+def _coded(target: Target, code: str) -> Target:
+    object.__setattr__(target, "code", code)  # it is frozen, and new
+    return target
 
 
 def _take(scores: Floats, classes: Indices, *_: Any) -> Floats:
@@ -176,10 +182,12 @@ def _rest_slopes(scores: Floats, classes: Indices, references: Indices, alone: b
 
 TARGETS: Mapping[str, Target] = MappingProxyType(
     {
-        "logit": Target("logit", _take, _one_hot, linear=True, code="logit"),
-        "probability": Target("probability", _probability, _probability_slopes, code="probability"),
-        "log-probability": Target("log-probability", _log_probability, _log_probability_slopes, code="log-probability"),
-        "rest": Target("rest", _rest, _rest_slopes, code="rest"),
+        "logit": _coded(Target("logit", _take, _one_hot, linear=True), "logit"),
+        "probability": _coded(Target("probability", _probability, _probability_slopes), "probability"),
+        "log-probability": _coded(
+            Target("log-probability", _log_probability, _log_probability_slopes), "log-probability"
+        ),
+        "rest": _coded(Target("rest", _rest, _rest_slopes), "rest"),
     }
 )
 
@@ -202,7 +210,7 @@ def _contrast(
             np.put_along_axis(out, rival, less, axis=2)
         return out
 
-    return Target(name, values, slopes, linear=True, references=references, code=code)
+    return _coded(Target(name, values, slopes, linear=True, references=references), code)
 
 
 def _nearest(scores: Floats, classes: Indices, count: int) -> Indices:

@@ -6,6 +6,7 @@ import math
 import re
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal, localcontext
 from typing import Any
 
@@ -374,3 +375,11 @@ def test_what_is_no_target_is_answered(wanted: Any) -> None:
 def test_a_function_that_fails_is_answered(function: Any, text: str) -> None:
     with pytest.raises(InputError, match=text):
         target(function).aim(np.ones((1, 3)), np.zeros((1, 1), np.int64)).values()
+
+
+def test_a_copy_with_other_functions_has_no_code() -> None:
+    """A backend that knows a target by its code would compute the slopes of the target that it was."""
+    logit = target("logit")
+    assert logit.code == "logit"
+    assert target("difference:2").code == "difference:2"
+    assert replace(logit, slopes=lambda *_: np.zeros((1, 1, 2))).code == ""
