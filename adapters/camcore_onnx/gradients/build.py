@@ -15,7 +15,7 @@ from camcore.methods.gradients import grad_cam
 from camcore.methods.table import Method
 from camcore.scores import top_count
 from camcore_onnx.gradients.facts import Facts, Feed, see
-from camcore_onnx.gradients.finish import finish, places
+from camcore_onnx.gradients.finish import finish, is_even, places
 from camcore_onnx.gradients.pen import Pen
 from camcore_onnx.gradients.refuse import check_layer, explain_missing
 from camcore_onnx.gradients.seeds import Seeds, best_classes, chosen_classes, slopes
@@ -322,13 +322,17 @@ class _Site:
                 self._give("curvatures", f"curvature{title}", self._by_class(bend, pen.read(layer)))
             return
         layout, features = self.order.layouts[i], pen.read(once)
-        parts = [self._by_class(part, pen.read(layer)) for part in (gradient, *([] if bend is None else [bend]))]
+        parts = [
+            self._by_class(part, pen.read(layer), layout.kind) for part in (gradient, *([] if bend is None else [bend]))
+        ]
         maps = finish(method, places(features, layout), *(places(part, layout, lead=2) for part in parts))
         self._give("maps", f"cam{title}", _spatial(maps, features, layout))
 
-    def _by_class(self, gradient: Tensor, layer: Tensor) -> Tensor:
+    def _by_class(self, gradient: Tensor, layer: Tensor, kind: str = "") -> Tensor:
         """(N, T, *native) of the rows."""
-        gradient = gradient.expand(layer) if self.order.full else gradient
+        gradient = (
+            gradient.expand(layer) if self.order.full or not is_even(gradient.shape, layer.shape, kind) else gradient
+        )
         if not self.order.several:
             return gradient.unsqueeze(1)
         pen, given = gradient.pen, self._given[0]

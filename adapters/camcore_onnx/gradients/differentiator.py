@@ -98,7 +98,8 @@ class Differentiator:
             return self._each_once(images, layers, order, classes=classes, slopes=slopes)
         given = classes if slopes is None else slopes
         assert given is not None  # one of them is
-        key = (tuple(layers), order.target, order.method and order.method.name, order.curvature, order.layouts)
+        formula = order.method and (order.method.formula, order.method.needs)
+        key = (tuple(layers), order.target, formula, order.curvature, order.layouts)
         if given.shape[1] > 1 and key not in self._apart:
             try:
                 return self._session(images, layers, replace(order, classes="inputs"), key)(images, given)

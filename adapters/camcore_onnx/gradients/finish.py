@@ -12,9 +12,9 @@ from camcore.layout import Layout
 from camcore.methods.gradients import grad_cam, grad_cam_elementwise, hires_cam, layer_cam, shapley_cam, xgrad_cam
 from camcore.methods.plusplus import grad_cam_plus_plus
 from camcore.methods.table import Method
-from camcore_onnx.gradients.tensor import Tensor
+from camcore_onnx.gradients.tensor import Lengths, Tensor
 
-__all__ = ["can_finish", "finish", "places"]
+__all__ = ["can_finish", "finish", "is_even", "places"]
 
 Finish = Callable[..., Tensor]
 
@@ -103,6 +103,19 @@ def finish(method: Method, features: Tensor, gradients: Tensor, curvature: Tenso
     """
     more = [] if curvature is None else [curvature]
     return _FINISHES[method.formula](features, gradients, *more)
+
+
+def is_even(gradient: Lengths, layer: Lengths, kind: str = "") -> bool:
+    """Whether a gradient is as long as the layer, or short along all axes of space and no other.
+
+    ``kind`` is that of the layout; where it is not known, channels may be the first or the last axis behind the batch.
+    """
+    rank = len(layer)
+    spaces = [] if kind in ("last", "tokens") else [set(range(2, rank))]
+    spaces += [] if kind == "first" else [set(range(1, rank - 1))]
+    long = {axis for axis, n in enumerate(layer) if n != 1}
+    short = {axis for axis in long if gradient[axis] == 1}
+    return not short or any(short == long & space for space in spaces)
 
 
 def places(tensor: Tensor, layout: Layout, *, lead: int = 1) -> Tensor:

@@ -19,6 +19,7 @@ from camcore.targets import TARGETS, Target
 from camcore_onnx.axes import Axes
 from camcore_onnx.gradients.build import Order
 from camcore_onnx.gradients.differentiator import Differentiator
+from camcore_onnx.gradients.finish import is_even
 from camcore_onnx.gradients.session import Pulled
 from camcore_onnx.heads import Found
 
@@ -111,7 +112,8 @@ class Observer:
         features = native if like is None else like
         tokens = features.shape[1] if features.ndim > 1 else None
         layout = self._axes.of(layer, tokens, images.shape[2:])
-        if layout.kind == "tokens" and like is not None:
+        short = like is not None and not is_even(native.shape[1:], like.shape, layout.kind)
+        if like is not None and (short or layout.kind == "tokens"):
             native = np.broadcast_to(native, (*native.shape[:2], *like.shape[1:]))
         return layout.maps(native, lead=1 if like is None else 2)
 

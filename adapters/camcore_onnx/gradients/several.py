@@ -132,13 +132,13 @@ def _between(graph: ir.Graph, stops: Collection[ir.Value], scores: ir.Value) -> 
 def _rows(graph: ir.Graph, classes: ir.Value) -> ir.Value:
     """To which image each of the N * T rows belongs: 0, 0, 1, 1, ..."""
     first = _store(graph, "first", np.arange(2))
-    shape = _append(graph, "Gather", [_append(graph, "Shape", [classes]), first], name="again/shape", axis=0)
+    shape = _append(graph, "Gather", [_append(graph, "Shape", [classes]), first], name="again/rows/shape", axis=0)
     ones = _append(graph, "ConstantOfShape", [shape], value=ir.tensor(np.ones(1, np.float32)))
     return _append(graph, "Gather", [_append(graph, "NonZero", [ones]), _store(graph, "zero", np.array(0))], axis=0)
 
 
 def _store(graph: ir.Graph, name: str, numbers: NDArray[np.int64]) -> ir.Value:
-    stored = ir.tensor(numbers.astype(np.int64), name=f"again/{name}")
+    stored = ir.tensor(numbers.astype(np.int64), name=f"again/rows/{name}")
     value = ir.Value(
         name=stored.name, const_value=stored, type=ir.TensorType(stored.dtype), shape=ir.Shape(numbers.shape)
     )
@@ -153,7 +153,7 @@ def _gather(graph: ir.Graph, value: ir.Value, rows: ir.Value) -> ir.Value:
 
 
 def _append(graph: ir.Graph, kind: str, inputs: list[ir.Value], *, name: str = "", **attributes: Any) -> ir.Value:
-    title = name or f"again/{kind}"
+    title = name or f"again/rows/{kind}"
     output = ir.Value(name=title)
     graph.append(ir.Node("", kind, inputs, ir.convenience.convert_attributes(attributes), outputs=[output], name=title))
     return output

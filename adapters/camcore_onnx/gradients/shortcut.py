@@ -47,7 +47,7 @@ class FlatReader:
             summed = weights.reshape(weights.shape[0], self.channels, self.positions).sum(2, keep=False)
         else:
             summed = weights.reshape(self.channels, self.positions, weights.shape[1]).sum(1, keep=False).turned()
-        pulled = g.matmul(summed) * float(at.attribute("alpha", 1.0))
+        pulled = g.expand(at.y()).matmul(summed) * float(at.attribute("alpha", 1.0))
         return pulled.unsqueeze(*range(2, 2 + len(space))) / layer.count(*range(2, layer.rank))
 
 

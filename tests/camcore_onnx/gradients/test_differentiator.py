@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from threading import Barrier
 from typing import Any
 
@@ -61,7 +62,7 @@ class TestSessions:
             close(explainer(pixels).maps, alone(pixels).maps)
         assert len(there.differentiator._sessions) == 1
 
-    @pytest.mark.parametrize("classes", [1, [[0, 2]]])
+    @pytest.mark.parametrize("classes", [1, np.array([[0, 2]])])
     def test_lengths_that_agreed_by_chance_are_learned_anew(self, classes: Any) -> None:
         """One window lies in 32, 69 and 73 pixels; two lie in 96 and more."""
         there = backend(wide_windows())
@@ -160,6 +161,63 @@ class TestTargets:
         turned = Explainer(backend(network()), method="layercam", layer="early", target=goal)
         other = turned(np.ascontiguousarray(pixels[..., ::-1]), found.classes)
         close(found.maps, (plain.maps + other.maps[..., ::-1]) / 2)
+
+
+class TestSameAllAlong:
+    """Gradients are kept short along axes where they are the same, in maps and in arrays."""
+
+    @pytest.mark.parametrize("axes", [(1,), (2,), (3,), (1, 2), (2, 3), (1, 2, 3)])
+    @pytest.mark.parametrize("free", [False, True])
+    def test_along_some_axes(self, axes: tuple[int, ...], free: bool) -> None:
+        g = Graph()
+        early = g.add("Relu", g.conv(g.image(["N", 3, *(("H", "W") if free else (6, 5))]), 3, 4), to="early")
+        bent = g.add("Tanh", g.add("ReduceMean", early, axes=axes, keepdims=1))
+        rows = g.add("ReduceMean", bent, axes=[2, 3], keepdims=0)
+        width = 1 if 1 in axes else 4
+        g.out(g.add("Gemm", rows, g.const(g.normal(width, 5)), to="scores"), ["N", 5])
+        model, pixels = g.model(), images(2, 3, 6, 5)
+        there = backend(model)
+        seen = there.observe(
+            pixels, needs=frozenset({"features", "gradients"}), layers=["early"], classes=np.array([[1], [2]])
+        )[0]
+        for name in ("gradcam", "gradcam++", "layercam", "xgradcam"):
+            row = METHODS[name]
+            expected = row.formula(
+                features=seen.features, gradients=seen.gradients, classes=seen.classes, **row.options
+            )
+            close(Explainer(there, method=name, layer="early")(pixels, classes=np.array([[1], [2]])).maps, expected)
+
+    def test_of_what_a_matrix_makes_of_a_whole_map(self) -> None:
+        g = Graph()
+        early = g.add("Relu", g.conv(g.image(["N", 3, 4, 4]), 3, 4), to="early")
+        read = g.add("Gemm", g.add("Flatten", early), g.const(g.normal(64, 7)))
+        mean = g.add("ReduceMean", read, axes=[1], keepdims=1)
+        g.out(g.add("Gemm", mean, g.const(g.normal(1, 5)), to="scores"), ["N", 5])
+        there, pixels = backend(g.model()), images(2, 3, 4, 4)
+        seen = there.observe(
+            pixels, needs=frozenset({"features", "gradients"}), layers=["early"], classes=np.array([[1], [2]])
+        )[0]
+        assert seen.gradients is not None
+        expected = np.einsum("ntc,nchw->nthw", seen.gradients.mean((3, 4)), seen.need_features())
+        close(Explainer(there, method="gradcam", layer="early")(pixels, classes=np.array([[1], [2]])).maps, expected)
+
+
+def test_a_method_of_the_same_name_with_another_formula() -> None:
+    there, pixels = backend(network()), images(2, 3, 8, 8)
+    other = replace(METHODS["gradcam"], formula=METHODS["hirescam"].formula)
+    found = [Explainer(there, method=row, layer="early")(pixels).maps for row in ("gradcam", other, "hirescam")]
+    close(found[1], found[2])
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+def test_tensors_called_as_the_nodes_of_a_second_tail() -> None:
+    g = Graph(named=False)
+    first = g.add("Relu", g.conv(g.image(["N", 3, 6, 6]), 3, 4), to="Gather")
+    rows = g.add("Flatten", g.add("GlobalAveragePool", g.add("Tanh", first, to="Shape"), to="first"), to="zero")
+    g.out(g.add("Gemm", rows, g.const(g.normal(4, 5)), to="scores"), ["N", 5])
+    explainer, pixels = Explainer(backend(g.model()), method="gradcam", layer="Gather"), images(2, 3, 6, 6)
+    both = explainer(pixels, classes=np.array([[1, 4], [1, 4]])).maps
+    close(both[:, :1], explainer(pixels, classes=np.array([[1], [1]])).maps)
 
 
 class TestLayers:
