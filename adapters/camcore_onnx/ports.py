@@ -10,6 +10,7 @@ from camcore_onnx.load import Loaded
 
 __all__ = ["NUMPY_TYPES", "image_input", "score_outputs"]
 
+_ADDED = ("cam_class", "cam_slopes")  # inputs that camcore_onnx.gradients.build writes
 NUMPY_TYPES = {"FLOAT": "float32", "DOUBLE": "float64", "FLOAT16": "float16", "UINT8": "uint8"}
 
 
@@ -25,6 +26,12 @@ def image_input(loaded: Loaded) -> InputSpec:
     listed = ", ".join(f"{v.name!r} {_shown(v)}" for v in inputs) or "none"
     if not images:
         raise InputError(f"{loaded.name}: no image input: expected floats (N, C, *S), the model takes {listed}")
+    added = [v.name for v in inputs if v.name in _ADDED]
+    if added:
+        raise InputError(
+            f"{loaded.name}: it has gradients in it already (input {added[0]!r}); give the file that they were added to. "
+            "This one is to be run in any runtime as it is"
+        )
     if len(inputs) > 1:
         raise InputError(
             f"{loaded.name}: {len(inputs)} inputs ({listed}); expected one image input: fix the others first"

@@ -91,6 +91,12 @@ class TestOperators:
         assert main(["methods", "--ops", "Convv"]) == 2
         assert "no derivative is known of the operator 'Convv'. Did you mean 'Conv'" in capsys.readouterr().err
 
+    def test_those_that_are_there_are_told_all_the_same(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["methods", "--ops", "Det", "Conv", "Warp"]) == 2
+        told = capsys.readouterr()
+        assert told.out.startswith("Conv\n")
+        assert "no derivative is known of the operators 'Det', 'Warp'" in told.err
+
     def test_without_the_packages(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "onnx", None)
         assert main(["methods", "--ops"]) == 2

@@ -35,8 +35,10 @@ def show_operators(names: Sequence[str], *, json: bool) -> int:
     table = [_entry(rule) for rule in rules()]
     document: dict[str, Any] = {"operators": table, "written out": _written_out(table), "flat": _flat()}
     if names:
-        found = [entry for name in names for entry in _named(name, document)]
-        print_json(found) if json else print("\n\n".join(_details(entry) for entry in found))
+        found = {name: _named(name, document) for name in names}
+        entries = [entry for those in found.values() for entry in those]
+        print_json(entries) if json else print("\n\n".join(_details(entry) for entry in entries))
+        _refuse([name for name, those in found.items() if not those], document)
     elif json:
         print_json(document)
     else:
@@ -81,13 +83,20 @@ def _named(name: str, document: dict[str, Any]) -> list[dict[str, Any]]:
         ("flat", "zero: its output does not change, or not continuously, with its input"),
     ):
         found += [{"operator": op, "derivative": told} for op in document[kind] if op.lower() == name.lower()]
-    if not found:
-        known = [*(e["operator"] for e in document["operators"]), *document["written out"], *document["flat"]]
-        raise InputError(
-            f"no derivative is known of the operator {name!r}. {suggest(name, known)} The README shows how to add one; "
-            "layers behind that operator have gradients without it"
-        )
     return found
+
+
+def _refuse(names: Sequence[str], document: dict[str, Any]) -> None:
+    """The error for operators that nothing is known of."""
+    if not names:
+        return
+    known = [*(e["operator"] for e in document["operators"]), *document["written out"], *document["flat"]]
+    listed, several = ", ".join(map(repr, names)), len(names) > 1
+    raise InputError(
+        f"no derivative is known of the operator{'s' if several else ''} {listed}. "
+        f"{'' if several else suggest(names[0], known) + ' '}The README shows how to add one; layers behind "
+        f"{'them' if several else 'it'} have gradients without"
+    )
 
 
 def _details(entry: dict[str, Any]) -> str:

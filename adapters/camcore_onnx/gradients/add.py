@@ -43,7 +43,7 @@ def add_tail_gradients(
     Parameters
     ----------
     model : path, bytes, onnx.ModelProto or onnx_ir.Model
-        Not changed. Weights in external files stay there.
+        Not changed. Weights in external files stay there: save the result into the same folder.
     layers : str or sequence of str, optional
         Tensor names, node names or PyTorch module paths; the features that the head reads where absent.
     target : str, optional

@@ -359,10 +359,12 @@ class TestErrors:
             with pytest.raises(InputError, match=re.escape(text)):
                 add_tail_gradients(once, layer, **options)
 
-    def test_a_model_that_reads_the_class_is_no_classifier_of_images(self) -> None:
-        text = "2 inputs ('image' float [N, 3, H, W], 'cam_class' int32 [N]); expected one image input"
-        with pytest.raises(InputError, match=re.escape(text)):
-            add_tail_gradients(add_tail_gradients(network(), "early"), "early")
+    def test_a_model_with_gradients_that_takes_the_class(self) -> None:
+        once = add_tail_gradients(network(), "early")
+        with pytest.raises(
+            InputError, match=r"has gradients in it already \(input 'cam_class'\); give the file that they"
+        ):
+            add_tail_gradients(once, "late")
 
     @pytest.mark.parametrize(("name", "options"), [("cam_class", {}), ("gradient", {}), ("cam", {"maps": "gradcam"})])
     def test_a_name_that_is_taken(self, name: str, options: dict[str, Any]) -> None:
