@@ -15,6 +15,7 @@ from camcore_onnx.gradients.tensor import Tensor
 from camcore_onnx.gradients.windows import Window, fit, windows
 
 _FAR = 2**31 - 1
+_LONGEST = 256  # places of a window along an axis: there are some nodes for each
 
 
 @rule("MaxPool", inputs=(0,))
@@ -25,6 +26,9 @@ def max_pool(at: Step, g: Tensor, i: int) -> Tensor:
     place in it: the first of all in the order of memory, as in PyTorch.
     """
     axes = [w for w in windows(at) if not w.is_trivial]
+    longest = max((w.size for w in axes), default=0)
+    if longest > _LONGEST:
+        at.refuse(f"its windows have {longest} places along an axis; the limit is {_LONGEST}")
     pooled = [at.x().cast(g.dtype)]
     for window in axes[:0:-1]:
         pooled.append(_pool_along(at, pooled[-1], window))

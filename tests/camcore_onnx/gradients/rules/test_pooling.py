@@ -279,3 +279,10 @@ class TestUnpool:
         model = node_model("MaxUnpool", {"x": x, "places": places}, kernel_shape=[2, 2], strides=[2, 2])
         outputs, found = by_nodes(model, {"x": x})
         assert np.array_equal(found["x"], outputs[SEED].reshape(-1)[places])
+
+
+def test_windows_of_maxima_too_long_to_write_out_are_refused() -> None:
+    inputs = {"x": noise(1, 1, 300)}
+    model = node_model("MaxPool", inputs, kernel_shape=[257], pads=[1, 1])
+    with pytest.raises(MethodNotPossible, match="its windows have 257 places along an axis; the limit is 256"):
+        by_nodes(model, inputs)
