@@ -29,8 +29,8 @@ def image_input(loaded: Loaded) -> InputSpec:
     added = [v.name for v in inputs if v.name in _ADDED]
     if added:
         raise InputError(
-            f"{loaded.name}: it has gradients in it already (input {added[0]!r}); give the file that they were added to. "
-            "This one is to be run in any runtime as it is"
+            f"{loaded.name}: it has gradients in it already (input {added[0]!r}); give the file that they were added "
+            "to. This one is to be run in any runtime as it is"
         )
     if len(inputs) > 1:
         raise InputError(
