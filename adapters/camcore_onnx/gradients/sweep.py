@@ -87,6 +87,27 @@ class Way:
         rules = (rule_of(node.domain, node.op_type) for node in self.nodes)
         return list(dict.fromkeys(f"{r.op}: {r.approximate}" for r in rules if r is not None and r.approximate))
 
+    @cached_property
+    def joined_before(self) -> dict[ir.Node, ir.Node]:
+        """For a Concat, the one that joins the longest part of its inputs from the first on, if there is one.
+
+        A dense block joins all maps anew for each of its layers. The gradient of what was joined before goes through
+        that Concat, in one piece; but not where its output is wanted, for it does not come through that tensor.
+        """
+        known: dict[tuple[object, ...], ir.Node] = {}
+        found = {}
+        for node in self.nodes:
+            if node.op_type != "Concat" or node.domain not in ("", "ai.onnx"):
+                continue
+            axis, inputs = node.attributes["axis"].as_int() if "axis" in node.attributes else 1, tuple(node.inputs)
+            shorter = (known.get((axis, *inputs[:k])) for k in range(len(inputs) - 1, 1, -1))
+            before = next((other for other in shorter if other is not None), None)
+            if before is not None:
+                found[node] = before
+            if node.outputs[0] not in self.wanted:
+                known.setdefault((axis, *inputs), node)
+        return found
+
     def carriers(self, node: ir.Node) -> Iterator[ir.Value]:
         """The inputs of a node on which its output depends smoothly."""
         if node.domain in ("", "ai.onnx") and (node.op_type in FLAT or _is_step(node)):
@@ -158,8 +179,11 @@ def _through(
     step = Step(node, pen, gradients, way.wanted)
     if pen.opset < rule.since:
         step.refuse(f"its gradient needs opset {rule.since}, the model has {pen.opset}; convert it first")
+    first, joined = _joined_before(step, way)
+    if joined is not None:
+        yield joined
     for i, value in enumerate(node.inputs):
-        if value is None or value not in way.reached or i in rule.flat:
+        if i < first or value is None or value not in way.reached or i in rule.flat:
             continue
         if not rule.passes(i):
             step.refuse(f"its input {i}, {value.name!r}, depends on the layer too")
@@ -170,6 +194,18 @@ def _through(
         if pulled is None:
             continue
         yield value, unbroadcast(pulled, step.x(i), step.y()) if rule.elementwise else pulled
+
+
+def _joined_before(step: Step, way: Way) -> tuple[int, tuple[ir.Value, Tensor] | None]:
+    """How many inputs were joined before, and that tensor with its gradient."""
+    before = way.joined_before.get(step.node)
+    if before is None:
+        return 0, None
+    value, axis = before.outputs[0], step.attribute("axis", 1)
+    length = step.pen.read(value).shape[axis]
+    if length is None:
+        return 0, None
+    return len(before.inputs), (value, _whole(step).slice(axis, 0, length))
 
 
 def _whole(step: Step) -> Tensor:

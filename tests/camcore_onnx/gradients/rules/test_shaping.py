@@ -453,3 +453,43 @@ class TestDifferences:
         wanted = [n for n, a in inputs.items() if a.dtype.kind == "f"]
         model = node_model(op, inputs, wanted=wanted, opset=20, **options)
         assert agrees_with_differences(model, {n: inputs[n] for n in wanted}) < 1e-4
+
+
+class TestJoinedAgainAndAgain:
+    """A dense block: each Concat begins with what the one before has joined."""
+
+    def model(self, axis: int) -> onnx.ModelProto:
+        nodes, parts = [], ["x"]
+        for k in range(4):
+            source = parts[0] if len(parts) == 1 else f"joined{k}"
+            if len(parts) > 1:
+                nodes.append(helper.make_node("Concat", parts, [source], axis=axis))
+            nodes.append(helper.make_node("Tanh", [source], [f"t{k}"]))
+            nodes.append(helper.make_node("ReduceMean", [f"t{k}"], [f"part{k}"], axes=[axis], keepdims=1))
+            parts = [*parts, f"part{k}"]
+        nodes += [helper.make_node("Concat", parts, ["all"], axis=axis), helper.make_node("Sin", ["all"], ["y"])]
+        info = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2, 3, 4])
+        graph = helper.make_graph(nodes, "g", [info], [onnx.ValueInfoProto(name="y")])
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+    @staticmethod
+    def network(x: torch.Tensor, axis: int) -> dict[str, torch.Tensor]:
+        parts, made = [x], {"x": x}
+        for k in range(4):
+            source = torch.cat(parts, axis)
+            made |= {f"joined{k}": source} if k else {}
+            if k:
+                source.retain_grad()
+            parts = [*parts, source.tanh().mean(axis, keepdim=True)]
+        return made | {"y": torch.cat(parts, axis).sin()}
+
+    @pytest.mark.parametrize("axis", [1, 2, -1])
+    @pytest.mark.parametrize("wanted", [["x"], ["x", "joined2"], ["joined1", "joined2", "joined3"]])
+    def test_gradients_go_in_one_piece_and_stop_at_what_is_wanted(self, axis: int, wanted: list[str]) -> None:
+        feed = {"x": noise(2, 3, 4)}
+        outputs, gradients = by_nodes(self.model(axis), feed, wanted=wanted)
+        x = torch.tensor(feed["x"]).double().requires_grad_()
+        made = self.network(x, axis)
+        made["y"].backward(torch.tensor(outputs[SEED]).double())
+        for name in wanted:
+            assert error(gradients[name], made[name].grad.numpy()) < 1e-5
