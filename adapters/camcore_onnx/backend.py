@@ -92,6 +92,7 @@ class OnnxBackend:
         self._tokens: dict[str, Any] = {"grid": grid, "prefix": prefix}
         self._watchers: dict[tuple[ir.Value, ...], Watcher] = {}
         self._tails: dict[ir.Value, TailSession] = {}
+        self._names: dict[str, ir.Value] = {}
         self._lock = threading.Lock()
         infer_shapes(self.loaded.model)
         card, self.complaints = read_card(self.loaded.model.metadata_props)
@@ -166,10 +167,16 @@ class OnnxBackend:
 
     def value(self, layer: str | None = None) -> ir.Value:
         """The tensor that a layer's name means; the features that the head reads for None."""
-        value = self.found.features if layer is None else find_layer(self.graph, layer)
+        value = self.found.features if layer is None else self._named(layer)
         if value is None:
             raise HeadNotFound(f"{self.found.obstacle} Nor is there any feature map with spatial axes on that way.")
         return value
+
+    def _named(self, layer: str) -> ir.Value:
+        """Each name is looked up once: that takes as long as a small network."""
+        if layer not in self._names:
+            self._names[layer] = find_layer(self.graph, layer)
+        return self._names[layer]
 
     def layout(self, layer: str | None = None, size: tuple[int, ...] | None = None) -> Layout:
         """How a layer holds its maps; for tokens ``size`` is that of the images, where the model takes any."""
