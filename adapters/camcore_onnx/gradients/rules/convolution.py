@@ -38,7 +38,11 @@ def _overlap(window: Window) -> tuple[int, int] | None:
 
 def _by_conv(at: Step, g: Tensor, found: list[Window]) -> Tensor:
     """``dx = g * W'``: W turned around in space, with its channels in and out exchanged."""
-    ends = [ends for window in found if (ends := _overlap(window)) is not None]
+    return _convolved(at, g, found, [ends for window in found if (ends := _overlap(window)) is not None])
+
+
+def _convolved(at: Step, g: Tensor, found: list[Window], ends: list[tuple[int, int]]) -> Tensor:
+    """With the turned weights, by single steps, with some padding at both ends of each axis."""
     return at.pen.op(
         "Conv",
         g,
@@ -141,18 +145,7 @@ def _by_depth(at: Step, g: Tensor, found: list[Window]) -> Tensor:
     ends = [_spread_ends(w) for w in found]
     if at.opset < 11 or any(end is None or min(end) < 0 for end in ends):
         return _by_transposed(at, g, found)
-    pads = [end for end in ends if end is not None]
-    return at.pen.op(
-        "Conv",
-        _spread(at, g, found),
-        _turned(at),
-        shape=at.shape(0),
-        dtype=g.dtype,
-        kernel_shape=[w.size for w in found],
-        dilations=[w.dilation for w in found],
-        group=at.attribute("group", 1),
-        pads=[a for a, _ in pads] + [b for _, b in pads],
-    )
+    return _convolved(at, _spread(at, g, found), found, [end for end in ends if end is not None])
 
 
 def _spread_ends(window: Window) -> tuple[int, int] | None:
