@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from camcore_tools.merchandise_parts import (
+from camcore_tools.merchandise.parts import (
     OUTLINE,
     Floats,
     Paints,

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from camcore import __version__
 from camcore_tools.console import columns
-from camcore_tools.demo_measure import Findings
-from camcore_tools.demo_page import Card, Page, Strip
+from camcore_tools.demo.measure import Findings
+from camcore_tools.demo.page import Card, Page, Strip
 from camcore_tools.merchandise import KINDS
 
 if TYPE_CHECKING:
     from camcore_onnx.exporting import Report
     from camcore_onnx.verify import Check
 
-    from camcore_tools.demo_watch import History
+    from camcore_tools.demo.watch import History
 
 __all__ = ["Record"]
 

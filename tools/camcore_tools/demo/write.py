@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from camcore import figures, render, sheets
 from camcore.explanation import Explanation
 from camcore.files import save_picture, write_atomically
-from camcore_tools.demo_film import draw_film, write_film
-from camcore_tools.demo_measure import Data, Mistake
-from camcore_tools.demo_page import Card, Strip, render_page
+from camcore_tools.demo.film import draw_film, write_film
+from camcore_tools.demo.measure import Data, Mistake
+from camcore_tools.demo.page import Card, Strip, render_page
 from camcore_tools.merchandise import KINDS
 
 if TYPE_CHECKING:
     from camcore.pictures import Picture
     from camcore.results import ResultFolder
-    from camcore_tools.demo_summary import Record
-    from camcore_tools.demo_watch import History
+    from camcore_tools.demo.summary import Record
+    from camcore_tools.demo.watch import History
 
 __all__ = ["write_everything", "write_gallery", "write_mistakes", "write_sheets"]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from camcore import render
 from camcore.files import write_atomically
-from camcore_tools.demo_watch import History
+from camcore_tools.demo.watch import History
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage

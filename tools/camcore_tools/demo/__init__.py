@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from camcore_onnx.exporting import Report
     from torch import nn
 
-    from camcore_tools.demo_measure import Data
-    from camcore_tools.demo_summary import Record
-    from camcore_tools.demo_watch import History
+    from camcore_tools.demo.measure import Data
+    from camcore_tools.demo.summary import Record
+    from camcore_tools.demo.watch import History
 
 SUMMARY = "train a small network here and now, watch its CAMs, export, explain in ONNX Runtime, make a page of it"
 
@@ -111,9 +111,9 @@ def _open(page: Path) -> None:
 
 def _demonstrate(args: argparse.Namespace, folder: Path, results: ResultFolder) -> Record:
     """All steps in their order."""
-    from camcore_tools.demo_measure import draw_data, measure
-    from camcore_tools.demo_summary import Record
-    from camcore_tools.demo_write import write_everything
+    from camcore_tools.demo.measure import draw_data, measure
+    from camcore_tools.demo.summary import Record
+    from camcore_tools.demo.write import write_everything
 
     start = time.monotonic()
     note("[1/5] drawing pictures of five kinds of merchandise")
@@ -133,8 +133,8 @@ def _demonstrate(args: argparse.Namespace, folder: Path, results: ResultFolder) 
 
 
 def _trained(data: Data, scale: Scale, seed: int) -> tuple[nn.Module, History]:
-    from camcore_tools.demo_network import make_network
-    from camcore_tools.demo_watch import watch_training
+    from camcore_tools.demo.network import make_network
+    from camcore_tools.demo.watch import watch_training
 
     note(f"[2/5] training a small residual network: {len(data.training.labels)} pictures, {scale.epochs} epochs")
     network = make_network(len(KINDS), seed=seed)
@@ -146,7 +146,7 @@ def _trained(data: Data, scale: Scale, seed: int) -> tuple[nn.Module, History]:
 def _exported(network: nn.Module, path: Path) -> Report:
     import camcore_torch
 
-    from camcore_tools.demo_measure import RULE, SIDE
+    from camcore_tools.demo.measure import RULE, SIDE
 
     note(f"[3/5] exporting it to {path}")
     return camcore_torch.export(network, (1, 3, SIDE, SIDE), path, labels=KINDS, preprocess=RULE)

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 from camcore_onnx.verify import Check
-from camcore_tools.demo_page import Card, Page, Strip, render_page
+from camcore_tools.demo.page import Card, Page, Strip, render_page
 
 EVIL = "<script>alert('1')</script>\"&"
 PAGE = Page(

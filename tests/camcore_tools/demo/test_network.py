@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from camcore_tools.demo_network import make_network, train
+from camcore_tools.demo.network import make_network, train
 from torch import Tensor, nn
 
 

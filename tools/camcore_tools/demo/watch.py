@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import camcore
 from camcore_tools.console import Progress
-from camcore_tools.demo_measure import Data, inputs
+from camcore_tools.demo.measure import Data, inputs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -103,7 +103,7 @@ def watch_training(network: nn.Module, data: Data, *, epochs: int, batch: int, s
     """Train the network on the data, with a bar, and give what was seen on the way."""
     import torch
 
-    from camcore_tools.demo_network import train
+    from camcore_tools.demo.network import train
 
     gallery = np.stack([p.pixels for p in data.pictures])
     per_epoch = math.ceil(len(data.training.labels) / batch)

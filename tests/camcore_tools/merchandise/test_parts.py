@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from camcore_tools.merchandise_parts import arc, colour_apart, lathed, random_colour, rounded, shade, turned
+from camcore_tools.merchandise.parts import arc, colour_apart, lathed, random_colour, rounded, shade, turned
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from camcore_tools.merchandise_objects import RECIPES, posed
-from camcore_tools.merchandise_parts import random_paints
+from camcore_tools.merchandise.objects import RECIPES, posed
+from camcore_tools.merchandise.parts import random_paints
 
 
 @pytest.mark.parametrize("kind", RECIPES)

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from camcore_tools.merchandise_objects import RECIPES, posed
-from camcore_tools.merchandise_parts import (
+from camcore_tools.merchandise.objects import RECIPES, posed
+from camcore_tools.merchandise.parts import (
     Floats,
     Paints,
     Part,

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 from camcore_onnx.verify import Check
-from camcore_tools import demo, demo_film, demo_measure, demo_watch
-from camcore_tools.demo_summary import Record
+from camcore_tools import demo
+from camcore_tools.demo import film, measure, watch
+from camcore_tools.demo.summary import Record
 from PIL import Image
 
 import camcore
@@ -115,11 +116,11 @@ def test_peaks_fall_on_a_mask_or_beside_it() -> None:
     heats[0, 1, 2] = heats[1, 3, 4] = heats[2, 0, 0] = 1
     masks[0, 1, 2] = masks[1, 3, 3] = True
     masks[2] = True
-    assert demo_measure.peaks_on(heats, masks).tolist() == [True, False, True]
+    assert measure.peaks_on(heats, masks).tolist() == [True, False, True]
 
 
 def test_the_three_sets_are_disjoint_and_depend_on_the_seed() -> None:
-    first, again, other = (demo_measure.draw_data(training=2, validation=2, gallery=2, seed=s) for s in (4, 4, 5))
+    first, again, other = (measure.draw_data(training=2, validation=2, gallery=2, seed=s) for s in (4, 4, 5))
     assert np.array_equal(first.training.images, again.training.images)
     assert not np.array_equal(first.training.images, other.training.images)
     assert not np.array_equal(first.training.images, first.validation.images)
@@ -128,10 +129,10 @@ def test_the_three_sets_are_disjoint_and_depend_on_the_seed() -> None:
 
 
 def test_the_film_shows_as_much_of_the_curves_as_there_is() -> None:
-    history = demo_watch.History(steps=10, losses=[1.6 - 0.1 * n for n in range(10)], accuracies=[(0, 0.2), (10, 0.9)])
+    history = watch.History(steps=10, losses=[1.6 - 0.1 * n for n in range(10)], accuracies=[(0, 0.2), (10, 0.9)])
     for step in (0, 5, 10):
-        history.frames.append(demo_watch.Frame(step, np.zeros((2, 8, 8), np.float32), np.array([True, False])))
-    frames = demo_film.draw_film(history, [np.full((9, 9, 3), 90, np.uint8)] * 2, ["one", "two"])
+        history.frames.append(watch.Frame(step, np.zeros((2, 8, 8), np.float32), np.array([True, False])))
+    frames = film.draw_film(history, [np.full((9, 9, 3), 90, np.uint8)] * 2, ["one", "two"])
     loss = [int((frame == (251, 146, 60)).all(axis=2).sum()) for frame in frames]
     accuracy = [int((frame == (56, 189, 248)).all(axis=2).sum()) for frame in frames]
     assert loss[0] < loss[1] < loss[2]
@@ -141,8 +142,8 @@ def test_the_film_shows_as_much_of_the_curves_as_there_is() -> None:
 def small_record(done: SimpleNamespace, **changes: Any) -> Record:
     report: Any = SimpleNamespace(path=done.folder / "model.onnx", size=1000, checks=[])
     empty: Any = None
-    findings = demo_measure.Findings(0.9, 30, 40, 0.2, changes.pop("checks"), [], empty, empty)
-    return Record(done.folder, 0, 1, 400, demo_watch.History(1), report, findings)
+    findings = measure.Findings(0.9, 30, 40, 0.2, changes.pop("checks"), [], empty, empty)
+    return Record(done.folder, 0, 1, 400, watch.History(1), report, findings)
 
 
 def test_a_failed_check_is_exit_status_1(

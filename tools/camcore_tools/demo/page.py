@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from camcore_tools.demo_style import STYLE
+from camcore_tools.demo.style import STYLE
 
 if TYPE_CHECKING:
     from camcore_onnx.verify import Check
