@@ -1,0 +1,67 @@
+"""Pictures of one size with their classes: what a network is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["PictureArray", "Pictures", "Split"]
+
+
+class Pictures(Protocol):
+    """N pictures, all of one size.
+
+    Attributes
+    ----------
+    classes : tuple of str
+        Names of all K classes; a label is an index into them.
+    labels : (N,) int64 ndarray
+    names : sequence of str
+        Of the pictures, such as ``cap/0003.png``; no two are equal.
+    """
+
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+    names: Sequence[str]
+
+    def __len__(self) -> int: ...
+
+    def pixels(self, numbers: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+        """(n, H, W, 3) of the pictures with those numbers, in that order."""
+
+
+@dataclass(frozen=True, eq=False)
+class PictureArray:
+    """Pictures that lie in memory: (N, H, W, 3) uint8."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def pixels(self, numbers: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+        """(n, H, W, 3) of the pictures with those numbers, in that order."""
+        return self.images[np.asarray(numbers, np.int64)]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Two disjoint sets of pictures of the same classes, and what could not be used.
+
+    Attributes
+    ----------
+    train, validation : Pictures
+    left_out : tuple of (path, reason)
+        Files that are no pictures, damaged, ...
+    """
+
+    train: Pictures
+    validation: Pictures
+    left_out: tuple[tuple[str, str], ...] = ()
