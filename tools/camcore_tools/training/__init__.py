@@ -1,1 +1,1 @@
-"""From a folder of pictures to a trained, explained, exported classifier; shared by ``train``, ``evaluate`` and ``demo``."""
+"""From a folder of pictures to a trained, explained, exported classifier; shared by the commands and the demo."""
