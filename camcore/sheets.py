@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-import unicodedata
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from camcore.errors import InputError
 from camcore.labels import short_name
+from camcore.lettering import clean, narrowed, typeset
 from camcore.render import LUMA, RGB, Color, as_picture, at_least, checked_color
 
 if TYPE_CHECKING:
@@ -23,10 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["caption_lines", "compact_grid", "grid", "strip"]
 
 Caption = str | Sequence[str]
-
-# Pillow's built-in font draws ASCII and little more; what NFKD does not take apart is spelled out here.
-_SPELLED = str.maketrans({"–": "-", "—": "-", "−": "-", "×": "x", "ß": "ss", "ø": "o", "Ø": "O", "æ": "ae", "Æ": "AE"})
-_SYSTEM_FONTS = ("DejaVuSans.ttf", "Arial.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc")
 
 
 def caption_lines(names: Sequence[str], probabilities: ArrayLike, top: int = 3) -> list[str]:
@@ -64,13 +58,8 @@ def caption_lines(names: Sequence[str], probabilities: ArrayLike, top: int = 3) 
 
 
 def _short_name(name: str, limit: int = 26) -> str:
-    first = _clean(short_name(name))
+    first = clean(short_name(name))
     return first if len(first) <= limit else first[: limit - 1].rstrip() + "…"
-
-
-def _clean(text: str) -> str:
-    """One line without control characters, invisible format characters and lone surrogates."""
-    return "".join(c for c in " ".join(text.split()) if unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
 
 
 def grid(
@@ -112,7 +101,7 @@ def grid(
     if tile is None:
         tile = min(max(192, *(max(picture.shape) for picture in shown)), 384)
     fitted = [_fitted(picture, at_least(1, "tile", tile)) for picture in shown]
-    font, lines = _typeset(_lines_of(captions, len(shown)), size=min(max(12, round(tile / 16)), 24))
+    font, lines = typeset(_lines_of(captions, len(shown)), size=min(max(12, round(tile / 16)), 24))
     # Narrow pictures move together, but not so far that their captions have no room.
     width = max(max(picture.shape[1] for picture in fitted), round(0.75 * tile) if any(lines) else 1)
     columns = _columns(columns, len(shown))
@@ -230,7 +219,7 @@ class _Sheet:
         draw = ImageDraw.Draw(tile)
         ink = (25, 25, 25) if np.dot(LUMA, self.background) > 127 else (235, 235, 235)
         for number, line in enumerate(lines):
-            text = _narrowed(line, self.width, self.font)
+            text = narrowed(line, self.width, self.font)
             draw.text((self.width / 2, above + self._text_height(number)), text, ink, self.font, anchor="ma")
         return np.asarray(tile)
 
@@ -240,47 +229,3 @@ class _Sheet:
 
     def blank(self, height: int, width: int) -> RGB:
         return np.full((height, width, 3), self.background, np.uint8)
-
-
-def _typeset(captions: list[list[str]], size: int) -> tuple[FreeTypeFont, list[list[str]]]:
-    """The font, and the captions as it draws them: a system font where the built-in one lacks more letters."""
-    from PIL import ImageFont
-
-    font = ImageFont.load_default(size)
-    if isinstance(font, ImageFont.ImageFont):
-        raise RuntimeError("this Pillow has no FreeType, and captions need it: install the Pillow wheel from PyPI")
-    captions = [[_clean(line[:500]) for line in lines] for lines in captions]
-    plain = [[_plain(line) for line in lines] for lines in captions]
-    foreign = {c for lines in plain for line in lines for c in line if not c.isascii() and c != "…"}
-    best = max([font, *_system_fonts(size)], key=lambda f: _count_drawn(f, foreign)) if foreign else font
-    return (font, plain) if best is font else (best, captions)
-
-
-def _system_fonts(size: int) -> Iterator[FreeTypeFont]:
-    from PIL import ImageFont
-
-    for name in _SYSTEM_FONTS:
-        with suppress(OSError):  # not installed
-            yield ImageFont.truetype(name, size)
-
-
-def _count_drawn(font: FreeTypeFont, letters: set[str]) -> int:
-    missing = bytes(font.getmask("\uffff"))  # what a font draws for a letter that it lacks
-    return sum(bytes(font.getmask(letter)) != missing for letter in letters)
-
-
-def _plain(text: str) -> str:
-    """Text with the letters that the built-in font lacks replaced by their plain form, where there is one."""
-    plain = (c if c == "…" else unicodedata.normalize("NFKD", c) for c in text.translate(_SPELLED))
-    return "".join(c for c in "".join(plain) if not unicodedata.combining(c))
-
-
-def _narrowed(text: str, width: float, font: FreeTypeFont) -> str:
-    """Text that fits ``width``; letters are taken out before a closing number, which stays."""
-    if font.getlength(text) <= width:
-        return text
-    number = re.search(r" [\d.]{1,6}%?$", text)
-    head, tail = (text[: number.start()], number.group()) if number else (text, "")
-    while head and font.getlength(f"{head.rstrip()}…{tail}") > width:
-        head = head[:-1]
-    return f"{head.rstrip()}…{tail}"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from camcore import sheets
+from camcore import lettering, sheets
 from camcore.errors import InputError
 from camcore.sheets import caption_lines, compact_grid, grid, strip
 
@@ -131,38 +131,19 @@ class TestGrid:
         assert (three < 128).sum() == 3 * (one < 128).sum() > 0
 
     def test_a_caption_that_is_too_wide_stays_within_its_tile_and_keeps_its_number(self):
-        font, _ = sheets._typeset([], 12)
-        text = sheets._narrowed("electric locomotive with a very long pantograph 0.93", 150, font)
+        font, _ = lettering.typeset([], 12)
+        text = lettering.narrowed("electric locomotive with a very long pantograph 0.93", 150, font)
         assert re.fullmatch(r"electric .*… 0\.93", text)
         assert 120 < font.getlength(text) <= 150
         sheet = grid([plain(192, 192)] * 2, ["W" * 1000, ""], tile=192, margin=12)
         assert (sheet[:, :12] == 255).all()
         assert (sheet[:, 204:216] == 255).all()
 
-    def test_letters_the_font_lacks_take_their_plain_form(self):
-        assert sheets._plain("naïve – Übergröße × Ålesund…") == "naive - Ubergrosse x Alesund…"
-
     @given(st.text(alphabet=st.characters(), max_size=30))
     @settings(max_examples=60, deadline=None)
     def test_any_text_is_drawn(self, text):
         sheet = grid([plain(32, 32)], [["one", text]], tile=32, margin=0)
         assert sheet.shape == grid([plain(32, 32)], [["one", "two"]], tile=32, margin=0).shape
-
-    def test_foreign_letters_take_a_system_font_that_has_them(self):
-        found = list(sheets._system_fonts(14))
-        if not any(sheets._count_drawn(font, set("кошαβ")) == 5 for font in found):
-            pytest.skip("no system font with Greek and Cyrillic")
-        font, lines = sheets._typeset([["кошка é", "αβ"]], 14)
-        assert font.path in [f.path for f in found]
-        assert lines == [["кошка é", "αβ"]]
-        assert sheets._typeset([["é…"]], 14)[0].path not in [f.path for f in found]
-
-    def test_without_system_fonts_the_built_in_one_is_used(self, monkeypatch):
-        with_fonts = grid([plain(32, 32)], ["кошка 0.9"], tile=32)
-        monkeypatch.setattr(sheets, "_SYSTEM_FONTS", ("there-is-no-such-font.ttf",))
-        font, lines = sheets._typeset([["кошкá 0.9"]], 14)
-        assert (font.size, lines) == (14, [["кошкa 0.9"]])
-        assert grid([plain(32, 32)], ["кошка 0.9"], tile=32).shape == with_fonts.shape
 
     def test_a_line_break_in_a_caption_is_a_space(self):
         drawn = [grid([plain(64, 64)], [text], tile=64) for text in ("a\nb", "a b", "\x00a \x1bb\u200b")]

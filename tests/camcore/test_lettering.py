@@ -1,0 +1,32 @@
+"""Letters: the font that has them, and their plain form where none has."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from camcore import lettering
+from camcore.sheets import grid
+
+
+def test_letters_the_font_lacks_take_their_plain_form():
+    assert lettering._plain("naïve – Übergröße × Ålesund…") == "naive - Ubergrosse x Alesund…"
+
+
+def test_foreign_letters_take_a_system_font_that_has_them():
+    found = list(lettering._system_fonts(14))
+    if not any(lettering._count_drawn(font, set("кошαβ")) == 5 for font in found):
+        pytest.skip("no system font with Greek and Cyrillic")
+    font, lines = lettering.typeset([["кошка é", "αβ"]], 14)
+    assert font.path in [f.path for f in found]
+    assert lines == [["кошка é", "αβ"]]
+    assert lettering.typeset([["é…"]], 14)[0].path not in [f.path for f in found]
+
+
+def test_without_system_fonts_the_built_in_one_is_used(monkeypatch):
+    picture = np.full((32, 32, 3), 200, np.uint8)
+    with_fonts = grid([picture], ["кошка 0.9"], tile=32)
+    monkeypatch.setattr(lettering, "_SYSTEM_FONTS", ("there-is-no-such-font.ttf",))
+    font, lines = lettering.typeset([["кошкá 0.9"]], 14)
+    assert (font.size, lines) == (14, [["кошкa 0.9"]])
+    assert grid([picture], ["кошка 0.9"], tile=32).shape == with_fonts.shape
