@@ -22,7 +22,9 @@ MAX_PIXELS = 100_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _ORIENTATION = 0x0112  # the EXIF tag
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error)  # what Pillow raises on a damaged file
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jfif", ".jpe", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +96,8 @@ def _read(path: Path, max_pixels: int) -> NDArray[np.uint8]:
     except InputError:
         raise
     except _DAMAGED as error:
+        if isinstance(error, OSError) and error.strerror:  # of the file and not of what is in it
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
         raise InputError(f"{path}: the picture is damaged and cannot be decoded: {error}") from error
 
 
@@ -107,9 +111,10 @@ def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _to_rgb(image: Any) -> NDArray[np.uint8]:
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and getattr(image, "format", None) == "PPM")
     image = _upright(image)
-    if image.mode.startswith(("I;16", "I", "F")):
-        return _from_array(_to_8_bit(np.asarray(image)))
+    if image.mode.startswith(("I", "F")):
+        return _from_array(_to_8_bit(np.asarray(image), sixteen=sixteen))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = _on_white(image.convert("RGBA"))
     return np.asarray(image.convert("RGB"))
@@ -128,6 +133,7 @@ def _upright(image: Any) -> Any:
         7: Transpose.TRANSVERSE,
         8: Transpose.ROTATE_90,
     }
+    image.load()  # which turns a TIFF, and strikes the entry out
     turn = turns.get(image.getexif().get(_ORIENTATION))
     return image if turn is None else image.transpose(turn)
 
@@ -139,9 +145,8 @@ def _on_white(image: Any) -> Any:
     return Image.alpha_composite(white, image)
 
 
-def _to_8_bit(values: NDArray[Any]) -> NDArray[np.uint8]:
+def _to_8_bit(values: NDArray[Any], *, sixteen: bool) -> NDArray[np.uint8]:
     """16-bit and float pictures: the full range of the type where it is 16 bits, else the range in use."""
-    sixteen = values.dtype.kind == "u"
     values = np.nan_to_num(values.astype(np.float64))
     peak = max(float(values.max()), 1e-30)
     high = 65535.0 if sixteen or 255 < peak <= 65535 else 255.0 if 1 < peak <= 255 else peak

@@ -64,8 +64,25 @@ class Preprocess:
 
     def __call__(self, picture: NDArray[np.uint8], *, channels: int = 3) -> tuple[NDArray[np.float32], View]:
         """(H, W, 3) uint8 picture to the (channels, h, w) float32 input and the part of the picture it shows."""
-        resized, view = _fit(picture, self.size or (224, 224), self.resize, self.crop)
+        resized, view = self.fit(picture)
         return self.values(resized, channels=channels), view
+
+    def fit(self, picture: NDArray[np.uint8], *, nearest: bool = False) -> tuple[NDArray[np.uint8], View]:
+        """Resize and crop a picture, and nothing else: ``values(fit(picture)[0])`` is what a call gives.
+
+        Parameters
+        ----------
+        picture : (H, W, 3) or (H, W) uint8 ndarray
+        nearest : bool
+            Take the nearest pixel and mix none: for masks and indices.
+
+        Returns
+        -------
+        pixels : (h, w, 3) or (h, w) uint8 ndarray
+        view : tuple of float
+            x0, y0, x1, y1 of the part of the picture that they show, in its pixels.
+        """
+        return _fit(picture, self.size or (224, 224), self.resize, self.crop, nearest)
 
     def values(self, picture: NDArray[np.uint8], *, channels: int = 3) -> NDArray[np.float32]:
         """(H, W, 3) uint8 pixels to (channels, H, W) float32 values, without any resizing."""
@@ -147,22 +164,22 @@ def preprocess(spec: str | Preprocess | Mapping[str, Any], **changes: Any) -> Pr
 
 
 def _fit(
-    picture: NDArray[np.uint8], size: tuple[int, int], resize: Resize, crop: float
+    picture: NDArray[np.uint8], size: tuple[int, int], resize: Resize, crop: float, nearest: bool
 ) -> tuple[NDArray[np.uint8], View]:
     height, width = picture.shape[:2]
     if resize == "none":
         return picture, (0.0, 0.0, float(width), float(height))
     if resize == "squash":
-        return _resize_pixels(picture, size), (0.0, 0.0, float(width), float(height))
+        return _resize_pixels(picture, size, nearest), (0.0, 0.0, float(width), float(height))
     scale = max(size[0] / crop / height, size[1] / crop / width)
     tall, wide = max(size[0], int(height * scale + 1e-6)), max(size[1], int(width * scale + 1e-6))
     top, left = round((tall - size[0]) / 2), round((wide - size[1]) / 2)
-    shown = _resize_pixels(picture, (tall, wide))[top : top + size[0], left : left + size[1]]
+    shown = _resize_pixels(picture, (tall, wide), nearest)[top : top + size[0], left : left + size[1]]
     fx, fy = width / wide, height / tall
     return shown, (left * fx, top * fy, (left + size[1]) * fx, (top + size[0]) * fy)
 
 
-def _resize_pixels(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+def _resize_pixels(picture: NDArray[np.uint8], size: tuple[int, int], nearest: bool) -> NDArray[np.uint8]:
     from PIL import Image
 
     if size[0] * size[1] > MAX_PIXELS:
@@ -170,8 +187,8 @@ def _resize_pixels(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray
             f"a picture of {picture.shape[1]} x {picture.shape[0]} pixels would have to be resized to "
             f"{size[1]} x {size[0]}; crop it first, or give resize='squash' or a smaller size"
         )
-    resized = Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return np.asarray(resized)
+    resample = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(picture).resize((size[1], size[0]), resample))
 
 
 def _channels(picture: NDArray[np.uint8], channels: int, order: str) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import re
 import struct
@@ -31,15 +32,21 @@ def jpeg(**options: Any) -> bytes:
     return encoded.getvalue()
 
 
-def hollow_png(width: int, height: int) -> bytes:
-    """A PNG of one bit a pixel, so small that only its header says how large it is."""
+def png(width: int, height: int, depth: int, kind: int, pixels: bytes) -> bytes:
+    """A PNG written by hand, for what Pillow does not write."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    rows = zlib.compress(bytes((1 + (width + 7) // 8) * height))
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    row = len(pixels) // height
+    rows = zlib.compress(b"".join(b"\0" + pixels[y * row : (y + 1) * row] for y in range(height)))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def hollow_png(width: int, height: int) -> bytes:
+    """A PNG of one bit a pixel, so small that only its header says how large it is."""
+    return png(width, height, 1, 0, bytes((width + 7) // 8 * height))
 
 
 def exif(*tags: tuple[int, int, int, bytes]) -> bytes:
@@ -93,6 +100,22 @@ class TestGoodFiles:
         expected = np.rint(deep / 65535 * 255)
         np.testing.assert_array_equal(picture.pixels, np.repeat(expected[..., None], 3, axis=2))
 
+    @pytest.mark.parametrize("most", [200, 65535])
+    def test_16_bits_in_a_portable_greymap(self, tmp_path: Path, most: int) -> None:
+        deep = np.linspace(0, most, 60).reshape(6, 10).astype(">u2")
+        (tmp_path / "a.pgm").write_bytes(b"P5 10 6 65535\n" + deep.tobytes())
+        expected = np.rint(deep / 65535 * 255)
+        np.testing.assert_array_equal(load_picture(tmp_path / "a.pgm").pixels[..., 0], expected)
+
+    @pytest.mark.parametrize(("kind", "channels"), [(2, 3), (4, 2), (6, 4)], ids=["RGB", "LA", "RGBA"])
+    def test_16_bits_of_several_channels(self, tmp_path: Path, kind: int, channels: int) -> None:
+        deep = np.random.default_rng(0).integers(0, 65536, (6, 10, channels)).astype(">u2")
+        if kind != 2:
+            deep[..., -1] = 65535  # opaque
+        (tmp_path / "a.png").write_bytes(png(10, 6, 16, kind, deep.tobytes()))
+        expected = deep[..., :1].repeat(3, axis=2) if channels == 2 else deep[..., :3]
+        np.testing.assert_allclose(load_picture(tmp_path / "a.png").pixels, expected / 65535 * 255, atol=1)
+
     @pytest.mark.parametrize("high", [1.0, 255.0, 65535.0])
     def test_floating_point_is_scaled_from_the_range_it_seems_to_use(self, tmp_path: Path, high: float) -> None:
         values = (np.linspace(0, 1, 60) * high).reshape(6, 10).astype(np.float32)
@@ -127,6 +150,28 @@ class TestGoodFiles:
         np.testing.assert_array_equal(load_picture(path).pixels, expected)
         assert expected.shape == ((18, 12, 3) if orientation in (5, 6, 7, 8) else (12, 18, 3))
 
+    @pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_a_tiff_is_turned_once(self, tmp_path: Path, orientation: int, compression: str) -> None:
+        """Pillow turns it while it decodes."""
+        data = Image.Exif()
+        data[0x0112] = orientation
+        turned = load_picture(saved(tmp_path, "a.png", Image.fromarray(PIXELS), exif=data)).pixels
+        tags = {0x0112: orientation}
+        path = saved(tmp_path, "a.tif", Image.fromarray(PIXELS), tiffinfo=tags, compression=compression)
+        np.testing.assert_array_equal(load_picture(path).pixels, turned)
+        with Image.open(path) as image:
+            np.testing.assert_array_equal(load_picture(image).pixels, turned)
+
+    def test_the_first_picture_of_a_phone_that_stores_two(self, tmp_path: Path) -> None:
+        data = Image.Exif()
+        data[0x0112] = 6
+        frames = [Image.new("RGB", (16, 8), "red"), Image.new("RGB", (8, 4), "blue")]
+        path = saved(tmp_path, "a.jpg", frames[0], format="MPO", save_all=True, append_images=frames[1:], exif=data)
+        picture = load_picture(path)
+        assert picture.pixels.shape == (16, 8, 3)
+        np.testing.assert_allclose(picture.pixels[4, 4].astype(int), [255, 0, 0], atol=3)
+
     @pytest.mark.parametrize("odd", [(0x0100, 2, 1, b"x\0\0\0"), (0x011A, 7, 4, b"abcd"), (0x8769, 2, 2, b"a\0\0\0")])
     def test_odd_exif_data_do_not_spoil_the_picture(self, tmp_path: Path, odd: tuple[int, int, int, bytes]) -> None:
         (tmp_path / "a.jpg").write_bytes(jpeg(exif=exif(odd, (0x0112, 3, 1, b"\6\0\0\0"))))
@@ -156,6 +201,14 @@ class TestBadFiles:
     def test_a_kind_that_is_never_opened(self, tmp_path: Path) -> None:
         (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
         self.refused(tmp_path / "a.png", "not a picture that can be read")
+
+    def test_one_that_may_not_be_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied", "a.jpg")
+
+        (tmp_path / "a.jpg").write_bytes(jpeg())
+        monkeypatch.setattr(Image, "open", refuse)
+        self.refused(tmp_path / "a.jpg", r"cannot be read \(Permission denied\)$")
 
     @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp", "bmp"])
     @pytest.mark.parametrize("share", [0.5, 0.8])
@@ -283,7 +336,9 @@ class TestFindPictures:
         assert self.names(folder, "deep", "b.jpg", "*.jpg") == ["deep/d.tiff", "deep/er/c.webp", "b.jpg", "odd[1].jpg"]
 
     def test_a_folder_without_pictures(self, folder: Path) -> None:
-        with pytest.raises(InputError, match=r"folder.jpg: no pictures in this folder \(\.bmp, \.gif, \.jpeg"):
+        with pytest.raises(
+            InputError, match=r"folder.jpg: no pictures in this folder \(\.bmp, \.gif, \.jfif, \.jpe, \.jpeg"
+        ):
             find_pictures([folder / "folder.jpg"])
 
     def test_a_pattern_that_matches_nothing(self, folder: Path) -> None:

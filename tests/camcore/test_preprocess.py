@@ -71,6 +71,27 @@ def test_the_presets_are_their_published_formulas() -> None:
         np.testing.assert_allclose(PRESETS[name].values(PICTURE), channels, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("rule", [*PRESETS.values(), preprocess("unit", size=(20, 30), resize="squash")])
+def test_the_geometry_alone_and_then_the_values_are_a_call(rule: Preprocess) -> None:
+    pixels, view = rule.fit(PICTURE)
+    values, seen = rule(PICTURE)
+    assert pixels.dtype == np.uint8
+    np.testing.assert_array_equal(rule.values(pixels), values)
+    assert view == seen
+
+
+@pytest.mark.parametrize("resize", ["short", "squash"])
+def test_a_mask_goes_the_way_of_its_picture_and_stays_one(resize: str) -> None:
+    """A disc in the picture and in the mask: after both were fitted they still lie on one another."""
+    y, x = np.mgrid[:120, :180]
+    mask = ((x - 70) ** 2 + (y - 60) ** 2 < 40**2) * np.uint8(255)
+    rule = preprocess("unit", size=(48, 48), resize=resize)
+    fitted, view = rule.fit(mask, nearest=True)
+    pixels, same = rule.fit(np.repeat(mask[..., None], 3, axis=2))
+    assert (fitted.shape, set(np.unique(fitted)), view) == ((48, 48), {0, 255}, same)
+    assert ((pixels[..., 0] > 127) != (fitted > 127)).mean() < 0.02
+
+
 @pytest.mark.parametrize("crop", [1.0, 0.875, 0.5])
 @pytest.mark.parametrize("size", [(64, 64), (32, 96), (96, 48)])
 @pytest.mark.parametrize("shape", [(90, 160), (160, 90), (50, 50), (301, 127)])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PictureArray", "Pictures", "Split"]
+__all__ = ["Numbers", "PictureArray", "Pictures", "Split", "prefetched"]
+
+Numbers = Sequence[int] | NDArray[np.integer[Any]]
 
 
 class Pictures(Protocol):
@@ -30,7 +33,7 @@ class Pictures(Protocol):
 
     def __len__(self) -> int: ...
 
-    def pixels(self, numbers: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+    def pixels(self, numbers: Numbers) -> NDArray[np.uint8]:
         """(n, H, W, 3) of the pictures with those numbers, in that order."""
 
 
@@ -46,7 +49,7 @@ class PictureArray:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def pixels(self, numbers: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+    def pixels(self, numbers: Numbers) -> NDArray[np.uint8]:
         """(n, H, W, 3) of the pictures with those numbers, in that order."""
         return self.images[np.asarray(numbers, np.int64)]
 
@@ -60,8 +63,26 @@ class Split:
     train, validation : Pictures
     left_out : tuple of (path, reason)
         Files that are no pictures, damaged, ...
+    notes : tuple of str
+        What a person should know about the data, a sentence each.
     """
 
     train: Pictures
     validation: Pictures
     left_out: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def prefetched(pictures: Pictures, batches: Iterable[Numbers]) -> Iterator[NDArray[np.uint8]]:
+    """The pixels of each batch in turn; while one is worked on, the next is read in another thread."""
+    with ThreadPoolExecutor(1) as reader:
+        ahead: Future[NDArray[np.uint8]] | None = None
+        try:
+            for numbers in batches:
+                ahead, ready = reader.submit(pictures.pixels, numbers), ahead
+                if ready is not None:
+                    yield ready.result()
+            if ahead is not None:
+                yield ahead.result()
+        finally:
+            reader.shutdown(cancel_futures=True)
