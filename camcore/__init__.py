@@ -8,6 +8,7 @@ from camcore.fuse import fuse
 from camcore.head import LinearHead, NormHead
 from camcore.layout import Layout
 from camcore.methods import METHODS, Method, activation_map, cam, method, register
+from camcore.multilabel import label_mask
 from camcore.normalize import normalize, postprocess
 from camcore.plan import Plan, Route
 from camcore.preprocess import PRESETS, Preprocess
@@ -55,6 +56,7 @@ __all__ = [
     "explainer",
     "finer",
     "fuse",
+    "label_mask",
     "mask",
     "method",
     "normalize",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from inspect import signature
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camcore import labels as label_files
+from camcore import multilabel
 from camcore import preprocess as preprocessing
 from camcore.apply import Maps, Work, apply
 from camcore.errors import HeadNotFound, InputError, MethodNotPossible, suggest
@@ -22,7 +24,7 @@ from camcore.methods import METHODS, Method
 from camcore.pictures import Picture, load_picture
 from camcore.plan import Plan, make_plan
 from camcore.preprocess import Preprocess, View
-from camcore.scores import Classes
+from camcore.scores import Classes, kind_of_scores
 from camcore.smoothing import Smoothing
 from camcore.smoothing import smoothing as smoothing_of
 from camcore.supply import Report
@@ -33,13 +35,22 @@ Floats = NDArray[np.floating[Any]]
 BATCH = 32
 
 
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """A batch as the model takes it, and the pictures that it was made of."""
+
+    images: Floats
+    pictures: Sequence[Picture] | None = None
+    views: Sequence[View] | None = None
+
+
 class Explainer:
     """Explains images of one model with one method. Holds no state of a call, so threads may share it.
 
     Parameters
     ----------
     backend : Backend
-    method, layer, target, fusion, scaling, fusion_size, smoothing, labels, preprocess
+    method, layer, target, fusion, scaling, fusion_size, smoothing, labels, preprocess, independent
         See :func:`explainer`.
     options : mapping, optional
         Of the method.
@@ -66,6 +77,7 @@ class Explainer:
         smoothing: str | Smoothing | None = None,
         labels: Any = None,
         preprocess: str | Preprocess | Mapping[str, Any] | None = None,
+        independent: bool | None = None,
         batch_size: int = BATCH,
     ) -> None:
         if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
@@ -75,6 +87,7 @@ class Explainer:
         self.preprocess = backend.preprocess if preprocess is None else preprocessing.preprocess(preprocess)
         self.batch_size = batch_size
         self.report: Report | None = None
+        self.independent = independent
         self._wanted: dict[str, Any] = {
             "wanted": method,
             "layers": layer_names(layer),
@@ -120,11 +133,48 @@ class Explainer:
         MethodNotPossible
             If the model cannot give what the method needs.
         """
+        return self._explain(self._seen(images), classes)
+
+    def present(self, images: Any, threshold: float = 0.5, *, most: int = multilabel.MOST) -> list[Explanation]:
+        """Explain of each image the classes that are there: those whose probability reaches a threshold.
+
+        Costs a forward pass for the scores before those of the maps; only where the maps come by closed form and no
+        image has more than four such classes there is but one.
+
+        Parameters
+        ----------
+        images
+            As in a call.
+        threshold : float
+            In [0, 1].
+        most : int
+            Of more classes the most probable ones are explained. No more maps than this are made of an image.
+
+        Returns
+        -------
+        list of Explanation
+            Each of one image, with a number of classes of its own, the most probable first. None is a number, too.
+
+        Raises
+        ------
+        InputError
+            As a call; and for a threshold or a number out of range.
+        """
+        multilabel.check(threshold, most)
+        seen = self._seen(images)
+        guess = min(multilabel.FEW, most) if self._planned(seen.images).way == "closed form" else 0
+        out = self._explain(seen, f"top{guess}") if guess else self._without_maps(seen)
+        count = min(most, int(out.present(threshold).sum(axis=1).max()))
+        if count > guess:
+            out = self._explain(seen, f"top{count}")
+        return [out.only_present(n, threshold, most=most) for n in range(len(out))]
+
+    def _seen(self, images: Any) -> _Seen:
         if is_array(images):
-            return self._explain(accept_images(images, self.backend.input), classes, None, None)
+            return _Seen(accept_images(images, self.backend.input))
         pictures = [load_picture(p) for p in as_list(images)]
         batch, views = self.prepare(pictures)
-        return self._explain(batch, classes, pictures, views)
+        return _Seen(batch, pictures, views)
 
     def prepare(self, pictures: Sequence[Picture]) -> tuple[Floats, list[View]]:
         """Preprocess pictures into one (N, C, H, W) batch, and say which part of each it shows."""
@@ -146,29 +196,38 @@ class Explainer:
         batch = np.stack([image for image, _ in done])
         return accept_images(batch, spec), [view for _, view in done]
 
-    def _explain(
-        self, images: Floats, classes: Classes, pictures: Sequence[Picture] | None, views: Sequence[View] | None
-    ) -> Explanation:
-        plan, parts = self._applied(images, classes)
+    def _explain(self, seen: _Seen, classes: Classes) -> Explanation:
+        plan, parts = self._applied(seen.images, classes)
         maps, scores, chosen = (
             _concatenated([getattr(p, name) for p in parts]) for name in ("maps", "scores", "classes")
         )
-        names = fitting_names(self.labels, scores.shape[1])
+        return self._explanation(seen, plan, maps, scores, chosen)
+
+    def _without_maps(self, seen: _Seen) -> Explanation:
+        """Scores alone."""
+        starts, count = range(0, len(seen.images), self.batch_size), len(seen.images)
+        scores = _concatenated([self.backend.scores(seen.images[i : i + self.batch_size]) for i in starts])
+        maps = np.zeros((count, 0, *(1 for _ in seen.images.shape[2:])), np.float32)
+        return self._explanation(seen, self._planned(seen.images), maps, scores, np.zeros((count, 0), np.int64))
+
+    def _explanation(
+        self, seen: _Seen, plan: Plan, maps: Floats, scores: Floats, classes: NDArray[np.int64]
+    ) -> Explanation:
         return Explanation(
             maps=maps,
             scores=scores,
-            classes=chosen,
-            scores_are=plan.tap.scores_are,
+            classes=classes,
+            scores_are=kind_of_scores(plan.tap.scores_are, self.independent, target=plan.target.name),
             method=plan.method.name,
             layer=", ".join(route.tap.layer for route in plan.routes),
             target=plan.target.name,
             head=plan.tap.how,
-            input_size=images.shape[2:],
+            input_size=seen.images.shape[2:],
             rectifies=plan.method.rectifies,
-            images=images,
-            class_names=names,
-            pictures=pictures,
-            views=views,
+            images=seen.images,
+            class_names=fitting_names(self.labels, scores.shape[1]),
+            pictures=seen.pictures,
+            views=seen.views,
             device=self.backend.device,
         )
 
@@ -233,6 +292,7 @@ def explainer(
     smoothing: str | Smoothing | None = None,
     labels: Any = None,
     preprocess: str | Preprocess | Mapping[str, Any] | None = None,
+    independent: bool | None = None,
     device: str = "auto",
     batch_size: int = BATCH,
     **options: Any,
@@ -264,6 +324,9 @@ def explainer(
         Class names; those in the model where absent.
     preprocess : str, Preprocess or dict, optional
         ``imagenet``, ``tf``, ``caffe``, ``unit``, or mean and std; what the model says where absent.
+    independent : bool, optional
+        Whether each class has a probability of its own, the sigmoid of its logit (multi-label), or all share one, by
+        softmax. What the model says where absent; many leave a sigmoid to their loss, and then do not say it.
     device : str
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
     batch_size : int
@@ -296,6 +359,7 @@ def explainer(
         smoothing=smoothing,
         labels=labels,
         preprocess=preprocess,
+        independent=independent,
         batch_size=batch_size,
     )
 

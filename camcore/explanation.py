@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from camcore import regions
+from camcore import multilabel, regions
 from camcore.errors import InputError
 from camcore.normalize import finite, normalize, postprocess, rectify
 from camcore.pictures import Picture
@@ -184,6 +184,36 @@ class Explanation:
         """(N, T, *S) bool: where the heatmap reaches ``threshold`` times its maximum."""
         self._need_pictures("masks")
         return regions.mask(self.heatmaps(), threshold)
+
+    def present(self, threshold: float = 0.5) -> NDArray[np.bool_]:
+        """(N, K) bool: which classes are there, by their probability."""
+        return multilabel.present(self.probabilities, threshold)
+
+    def only_present(self, n: int, threshold: float = 0.5, *, most: int | None = None) -> Explanation:
+        """Image ``n`` with the maps of the classes that are there only, the most probable first; there may be none."""
+        places = multilabel.in_order(self.probabilities[n], self.classes[n].tolist(), threshold, most)
+        one = self[n]
+        return replace(one, maps=one.maps[:, places], classes=one.classes[:, places])
+
+    def label_masks(
+        self, threshold: float = 0.2, *, present: float = 0.5, normalization: str = "relu-max"
+    ) -> NDArray[np.int32]:
+        """(N, *S) int32: to each pixel the class of the strongest heat + 1, or 0; see :func:`camcore.label_mask`.
+
+        Parameters
+        ----------
+        threshold : float
+            The background score.
+        present : float
+            Only classes of at least this probability take part; of those that have maps.
+        normalization : str
+            See :func:`camcore.normalize`.
+        """
+        each = [self.only_present(n, present) for n in range(len(self))]
+        heats = [one.heatmaps(normalization=normalization)[0] for one in each]
+        return np.stack(
+            [multilabel.label_mask(h, one.classes[0], threshold=threshold) for h, one in zip(heats, each, strict=True)]
+        )
 
     def overlays(self, **style: Any) -> list[list[NDArray[np.uint8]]]:
         """For each image and class the heatmap over the picture, (H, W, 3) uint8.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from camcore.errors import InputError, suggest
 
-__all__ = ["choose_classes", "probabilities", "softmax", "top_count", "top_k"]
+__all__ = ["choose_classes", "kind_of_scores", "probabilities", "softmax", "top_count", "top_k"]
 
 Floats = NDArray[np.floating[Any]]
 Classes = None | str | int | Sequence[int] | Sequence[str] | NDArray[np.integer[Any]]
@@ -38,6 +38,35 @@ def probabilities(scores: Floats, scores_are: str) -> Floats:
         return np.exp(scores)
     alone = scores_are == "independent logit" or scores.shape[1] == 1
     return 0.5 * (1 + np.tanh(0.5 * scores)) if alone else softmax(scores)
+
+
+def kind_of_scores(found: str, independent: bool | None, *, target: str = "logit") -> str:
+    """What the scores are: what was found in the model, unless it says nothing and the user knows better.
+
+    Parameters
+    ----------
+    found : str
+        See :class:`camcore.Tap`.
+    independent : bool or None
+        Whether each logit has a sigmoid of its own; None where the user does not say.
+    target : str
+        What is explained. Where it is made of probabilities, the model must say itself which they are.
+
+    Raises
+    ------
+    InputError
+        Where the two differ and the target depends on it.
+    """
+    if independent is None or found not in (kinds := ("logit", "independent logit")):
+        return found
+    wanted = kinds[bool(independent)]
+    if wanted != found and target in ("probability", "log-probability", "rest"):
+        through = "sigmoids" if found == "independent logit" else "a softmax"
+        raise InputError(
+            f"independent={independent} was given, but target {target!r} is taken through {through}, as the model "
+            "says; take target='logit', or end the model in what it should be"
+        )
+    return wanted
 
 
 def top_k(scores: Floats, k: int) -> NDArray[np.int64]:
