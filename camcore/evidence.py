@@ -130,6 +130,8 @@ class Evidence:
     contributions : (N, T, C) ndarray or None
         What each channel gives the target of each class, by DeepLIFT: their sum is what the target loses with all of
         the layer set to zero.
+    second_weight : (K, C) ndarray or None
+        Of a second classifier that reads the same features, where the model has one.
     maps : (N, T, *S) ndarray or None
         Of a method, where the backend made them itself.
     """
@@ -142,6 +144,7 @@ class Evidence:
     gradients: Floats | None = None
     curvature: Floats | None = None
     contributions: Floats | None = None
+    second_weight: Floats | None = None
     maps: Floats | None = None
 
     def need_features(self) -> Floats:
@@ -159,7 +162,7 @@ class Backend(Protocol):
     """True where weights cannot change between calls, so that what was checked once holds."""
     gives: frozenset[str]
     """Out of ``features``, ``head``, ``class_maps`` (summed where the features are), ``gradients``, ``curvature``,
-    ``contributions``, ``maps`` (then it is a :class:`Finisher`), ``tail`` and ``model``."""
+    ``contributions``, ``second_weight``, ``maps`` (then it is a :class:`Finisher`), ``tail`` and ``model``."""
     labels: tuple[str, ...] | None
     preprocess: Preprocess | None
     input: InputSpec

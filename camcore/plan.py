@@ -130,6 +130,8 @@ def obstacle(row: Method, tap: Tap, backend: Backend, aim: Target | None = None)
             f"it shares the target out among the channels by DeepLIFT, which does so for the scores and what is linear "
             f"in them; {aim.name!r} is not. Take target 'logit', 'difference' or 'finer'."
         )
+    if "second_weight" in row.needs - backend.gives:
+        return f"it needs the weight of a second classifier, and this model has none. {row.cure}".rstrip()
     if is_closed(row, tap, aim):
         return _lacking(row.needs - CLOSED - {"images"}, backend)
     if tap.no_gradient and _run_needs(row) & {"gradients", "curvature"}:

@@ -75,6 +75,10 @@ class Supply:
         assert isinstance(self.evidence.head, LinearHead)
         return self.evidence.head
 
+    def second_weight(self) -> Floats:
+        """(K, C), of a second classifier."""
+        return _asked_for(self.evidence.second_weight)
+
     def gradients(self) -> Floats:
         """(N, T, C, *S), or with spatial axes of length one."""
         return self._gradients

@@ -37,6 +37,7 @@ class PooledNetwork:
     preprocess: Preprocess | None = None
     fixed: bool = True
     gives: frozenset[str] = frozenset({"features", "head", "tail", "model"})
+    second_weight: np.ndarray | None = None  # of a second classifier; then name it in ``gives``
     shift: Any = 0.0  # added to the scores, so that the head does not explain them any more
     kind: str = "numpy"
     device: str = "cpu"
@@ -78,7 +79,10 @@ class PooledNetwork:
         scores = self.scores(images)
         chosen = choose_classes(scores, classes, labels)
         taken = [images if layer == "images" else self.features(images) for layer in layers]
-        return [Evidence(scores, chosen, a, self.tap(n).head) for a, n in zip(taken, layers, strict=True)]
+        return [
+            Evidence(scores, chosen, a, self.tap(n).head, second_weight=self.second_weight)
+            for a, n in zip(taken, layers, strict=True)
+        ]
 
     def tails(self, images: np.ndarray, layer: str | None = None) -> list[Callable[[np.ndarray], np.ndarray]]:
         def behind(features: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from camcore.methods.gradients import (
 )
 from camcore.methods.masks import group_cam, is_cam, score_cam, ss_cam
 from camcore.methods.plusplus import grad_cam_plus_plus, smooth_grad_cam_plus_plus
+from camcore.methods.recam import recam
 from camcore.methods.table import METHODS, Method, method, register
 from camcore.methods.weights import cam, combine
 
@@ -37,6 +38,7 @@ __all__ = [
     "lift_cam",
     "method",
     "random_map",
+    "recam",
     "recipro_cam",
     "register",
     "score_cam",

@@ -17,7 +17,9 @@ from camcore.methods.probes import Probe
 __all__ = ["METHODS", "Method", "method", "register"]
 
 Floats = NDArray[np.floating[Any]]
-NEEDS = frozenset({"images", "features", "head", "gradients", "curvature", "moments", "contributions", "tail", "model"})
+_RUNS = frozenset({"tail", "model"})
+_STORED = frozenset({"images", "features", "head", "second_weight"})
+NEEDS = _STORED | _RUNS | {"gradients", "curvature", "moments", "contributions"}
 
 # The least value of options that are counts, in whatever method they stand, and of what NumPy takes as a seed.
 _LEAST = {"samples": 1, "groups": 1, "seed": 0}
@@ -35,6 +37,7 @@ class Method:
         ``tail`` and ``model`` arrive as ``responses``: (N, T, P) target values of what ``probe`` shows to them.
     needs : frozenset of str
         Out of ``images`` (N, C0, *S0), as the model takes them, in float32; ``features`` (N, C, *S); ``head``;
+        ``second_weight`` (K, C), of a second classifier that was trained beside the head and reads the same features;
         ``gradients`` (N, T, C, *S), or with spatial axes of length one where they are the same everywhere;
         ``curvature``, the Hessian times the features, shaped alike; ``moments``, the means of the gradients, their
         squares and cubes over noisy copies of the image; ``contributions`` (N, T, C), what each channel gives the
@@ -61,6 +64,11 @@ class Method:
     from_class_maps : callable, optional
         The map of a score on a pooled linear head as a function of the class maps ``sum_k W_ck A_k`` alone, where there
         is one: (N, T, *S) to (N, T, *S).
+    by_options : callable, optional
+        Takes the options and gives the fields of the row that they decide, such as ``needs``; or raises for a value
+        that the type of its default does not tell apart.
+    cure : str
+        What to do where a model lacks what the method needs.
     """
 
     name: str
@@ -75,6 +83,8 @@ class Method:
     probe: Probe | None = None
     alike: str | Callable[[Mapping[str, Any]], str] = ""
     from_class_maps: Callable[[Floats], Floats] | None = None
+    by_options: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+    cure: str = ""
 
     def set(self, **options: Any) -> Method:
         """The row with other values of its options.
@@ -88,7 +98,8 @@ class Method:
             if name not in self.options:
                 known = suggest(name, self.options) if self.options else "It has none."
                 raise InputError(f"method {self.name!r} has no option {name!r}. {known}")
-        return replace(self, options={**self.options, **{k: self._checked(k, v) for k, v in options.items()}})
+        given = {**self.options, **{k: self._checked(k, v) for k, v in options.items()}}
+        return replace(self, options=given, **(self.by_options(given) if self.by_options else {}))
 
     def _checked(self, name: str, value: Any) -> Any:
         """The value in the type of the option's default."""
@@ -101,7 +112,7 @@ class Method:
     @property
     def has_target(self) -> bool:
         """Whether it explains any number made of the scores, not only a score, or none."""
-        return bool(self.needs - {"images", "features", "head"})
+        return bool(self.needs - _STORED)
 
     @property
     def kin(self) -> str:
@@ -145,7 +156,7 @@ def register(row: Method) -> Method:
     unknown = row.needs - NEEDS
     if unknown:
         raise InputError(f"method {row.name!r} needs {sorted(unknown)}; known needs are {sorted(NEEDS)}")
-    wanted = row.needs & {"tail", "model"}
+    wanted = row.needs & _RUNS
     if wanted != ({row.probe.where} if row.probe else set()):
         raise InputError(f"method {row.name!r} needs {sorted(wanted) or 'no runs'}; give a probe for just that")
     _TABLE[row.name] = row

@@ -17,7 +17,7 @@ from camcore.head import global_mean
 CLASSES = [[0, 3], [2, 1]]
 EACH = pytest.mark.parametrize("name", METHODS)
 USUAL = np.abs(values(2, 4, 4, 3, seed=5)) + np.float32(0.1)
-WEIGHT, BIAS = values(5, 4, seed=1), values(5, seed=2)
+WEIGHT, BIAS, SECOND = values(5, 4, seed=1), values(5, seed=2), values(5, 4, seed=4)
 
 # What is given: "zeros", "constant" maps; "noise"; "varied" ones, which are finite; "nan", where some position is none;
 # "same" heatmaps as of the usual features. The first line is for methods that are not named.
@@ -64,7 +64,8 @@ class Seen(PooledNetwork):
 
 
 def explained(name: str, images: np.ndarray, bias: Any = None, hidden: Any = None) -> Explanation:
-    model = Seen(channels=4, head=LinearHead(WEIGHT, bias))
+    model = Seen(channels=4, head=LinearHead(WEIGHT, bias), second_weight=SECOND)
+    model.gives |= {"second_weight"}
     model.hidden = hidden
     return Explainer(model, method=name)(images, CLASSES)
 

@@ -13,7 +13,7 @@ from camcore import METHODS, HeadNotFound, InputError, LinearHead, Method, Metho
 from camcore.plan import alike, costs, make_plan, obstacle, possible
 
 GIVES = frozenset({"features", "head", "tail", "model"})
-ALL = GIVES | {"gradients", "curvature", "contributions"}
+ALL = GIVES | {"gradients", "curvature", "contributions", "second_weight"}
 NORM = NormHead(values(5, 4), values(5, seed=1))
 
 
@@ -228,8 +228,9 @@ class TestRefusals:
             make_plan("fem", network(), options={"zed": 3})
 
     def test_every_method_with_what_stands_in_its_way(self) -> None:
-        assert set(possible(network())) == set(METHODS)
-        assert not any(possible(network()).values())
+        assert set(possible(network(ALL))) == set(METHODS)
+        assert not any(possible(network(ALL)).values())
+        assert [name for name, why in possible(network()).items() if why] == ["recam"]
         there = possible(network(), "images")
         assert there["cam"] == "the layer 'relu' is not linear."
         assert "needs gradients" in there["gradcam"]

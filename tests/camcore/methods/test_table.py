@@ -73,6 +73,7 @@ def test_every_formula_gives_maps_of_the_classes_of_each_image(name: str, space:
         "curvature": gradients,
         "moments": (gradients, gradients**2, gradients**3),
         "contributions": rng.standard_normal((2, 2, 3)),
+        "second_weight": rng.standard_normal((7, 3)),
     }
     arrays: dict[str, Any] = {need: given[need] for need in row.needs & set(given)}
     if row.probe is not None:
@@ -85,7 +86,16 @@ def test_every_formula_gives_maps_of_the_classes_of_each_image(name: str, space:
 def test_the_methods_that_a_reader_looks_for_are_there() -> None:
     names = {"cam", "gradcam", "gradcam++", "smoothgradcam++", "xgradcam", "hirescam", "layercam", "finercam"}
     names |= {"ablationcam", "liftcam", "reciprocam", "scorecam", "sscam", "iscam", "groupcam"}
-    names |= {"gradcam-elementwise", "shapleycam", "eigencam", "eigengradcam", "kpcacam", "activationmap", "fem"}
+    names |= {
+        "recam",
+        "gradcam-elementwise",
+        "shapleycam",
+        "eigencam",
+        "eigengradcam",
+        "kpcacam",
+        "activationmap",
+        "fem",
+    }
     assert names | {"random"} <= set(METHODS)
 
 
