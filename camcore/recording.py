@@ -44,7 +44,7 @@ class Recording:
     probabilities : (F, N) float32 ndarray
         Of ``classes``.
     best : (F, N) int64 ndarray
-        The class that each picture is taken for.
+        The class that each picture is taken for; -1 where its scores are no numbers.
     classes : (N,) int64 ndarray
         Whose maps they are; the true ones, as a rule.
     pictures : (N, H, W, 3) uint8 ndarray
@@ -87,10 +87,13 @@ class Recording:
     @property
     def total(self) -> int:
         """Steps of the training, as far as they are known."""
-        return max([int(self.steps[-1]), *(int(c.steps[-1]) for c in self.curves.values() if len(c.steps))])
+        ends = [self.steps, *(curve.steps for curve in self.curves.values())]
+        return max((int(steps[-1]) for steps in ends if len(steps)), default=0)
 
     def label(self, index: int) -> str:
-        """The name of a class, or ``class 7`` where names are not known."""
+        """The name of a class, or ``class 7`` where names are not known; ``no class`` for -1."""
+        if index < 0:
+            return "no class"
         return self.labels[index] if self.labels is not None else f"class {index}"
 
     def heatmaps(self, frame: int, size: Sequence[int] | None = None) -> NDArray[np.float32]:
