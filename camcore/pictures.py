@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import glob
 import struct
+import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -82,11 +84,9 @@ def _read(path: Path, max_pixels: int) -> NDArray[np.uint8]:
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty (0 bytes); expected a picture")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's size warning: the size is checked here, with our own limit
-            with Image.open(path, formats=FORMATS) as image:
-                _check_size(path, image.size, max_pixels)
-                return _to_rgb(image)
+        with _quiet_pillow(), Image.open(path, formats=FORMATS) as image:
+            _check_size(path, image.size, max_pixels)
+            return _to_rgb(image)
     except Image.DecompressionBombError as error:
         raise InputError(
             f"{path}: more than {max_pixels / 1e6:.0f} megapixels ({error}): reduce the picture first"
@@ -99,6 +99,18 @@ def _read(path: Path, max_pixels: int) -> NDArray[np.uint8]:
         if isinstance(error, OSError) and error.strerror:  # of the file and not of what is in it
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error
         raise InputError(f"{path}: the picture is damaged and cannot be decoded: {error}") from error
+
+
+@contextmanager
+def _quiet_pillow() -> Iterator[None]:
+    """Pillow warns of large pictures, which are refused here by our own limit, and of odd EXIF data."""
+    if threading.current_thread() is threading.main_thread():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    else:  # the filters are those of the process: two threads that put them back would put back each other's
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:

@@ -6,7 +6,9 @@ import errno
 import io
 import re
 import struct
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +178,20 @@ class TestGoodFiles:
     def test_odd_exif_data_do_not_spoil_the_picture(self, tmp_path: Path, odd: tuple[int, int, int, bytes]) -> None:
         (tmp_path / "a.jpg").write_bytes(jpeg(exif=exif(odd, (0x0112, 3, 1, b"\6\0\0\0"))))
         assert load_picture(tmp_path / "a.jpg").pixels.shape == (18, 12, 3)
+
+
+def test_many_threads_leave_the_filters_of_warnings_alone(tmp_path: Path) -> None:
+    """Pillow warns of these EXIF data; here a warning is an error, also afterwards."""
+    (tmp_path / "a.jpg").write_bytes(jpeg(exif=exif((0x0112, 3, 1, b"\6\0\0\0"))[:-9]))
+    with pytest.warns(UserWarning, match="EXIF"), Image.open(tmp_path / "a.jpg") as image:
+        image.getexif()
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        shapes = {picture.pixels.shape for picture in pool.map(load_picture, [tmp_path / "a.jpg"] * 60)}
+    assert shapes == {(12, 18, 3)}
+    assert [f for f in warnings.filters if "PIL" not in str(f[3])] == before
+    with pytest.raises(UserWarning, match="of another"):
+        warnings.warn("of another", stacklevel=1)
 
 
 class TestBadFiles:
