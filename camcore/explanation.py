@@ -149,6 +149,8 @@ class Explanation:
             For a size that is not one whole number, at least 1, for each axis; or an unknown normalisation.
         """
         size = self._size(size)
+        if not self.maps.size:  # of no class
+            return np.zeros((*self.maps.shape[:2], *size), np.float32)
         maps = rectify(self.maps) if self.rectifies else self.maps
         maps = finite(maps, tuple(range(2, maps.ndim)))  # before resizing, which would spread one NaN over rows
         with np.errstate(over="ignore", invalid="ignore"):

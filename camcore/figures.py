@@ -7,33 +7,32 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from camcore import render, sheets
+from camcore import multilabel, render, sheets
 from camcore.errors import InputError
 from camcore.regions import boxes as heat_boxes
+from camcore.regions import pixels_of
+from camcore.together import PALETTE, ClassColors, blend, legend
 
 if TYPE_CHECKING:
     from camcore.explanation import Explanation
 
-__all__ = ["STYLES", "overlays", "seen", "sheet", "top_lines"]
+__all__ = ["STYLES", "overlays", "seen", "sheet", "together", "top_lines"]
 
 Pixels = NDArray[np.uint8]
 STYLES = ("alpha", "matlab")
 _SIDE = 480  # short enough for a page, long enough that a 7x7 map looks smooth
+_LARGE = 720  # of a picture that stands alone
 
 
-def seen(out: Explanation, n: int) -> Pixels:
-    """The part of picture ``n`` that the network saw, in the picture's own sharpness; (H, W, 3) uint8."""
+def seen(out: Explanation, n: int, *, side: int = _SIDE) -> Pixels:
+    """The part of picture ``n`` that the network saw, in the picture's own sharpness; (H, W, 3) uint8.
+
+    ``side`` is its longer side, in pixels.
+    """
     if out.pictures is None or out.views is None:
-        return _to_side(_stretched(out.images[n]))
+        return _to_side(_stretched(out.images[n]), side)
     pixels = out.pictures[n].pixels
-    x0, y0, x1, y1 = out.views[n]
-    return _to_side(pixels[_whole(y0, y1), _whole(x0, x1)])
-
-
-def _whole(start: float, stop: float) -> slice:
-    """Whole pixels, at least one."""
-    first = max(min(round(start), int((start + stop) / 2)), 0)
-    return slice(first, max(round(stop), first + 1))
+    return _to_side(pixels[pixels_of(out.views[n])], side)
 
 
 def _stretched(image: NDArray[Any]) -> Pixels:
@@ -44,11 +43,11 @@ def _stretched(image: NDArray[Any]) -> Pixels:
     return np.rint(scaled.transpose(1, 2, 0) * 255).astype(np.uint8)
 
 
-def _to_side(pixels: Pixels) -> Pixels:
+def _to_side(pixels: Pixels, side: int) -> Pixels:
     from PIL import Image
 
     height, width = pixels.shape[:2]
-    scale = _SIDE / max(height, width)
+    scale = side / max(height, width)
     small = max(height, width) < 96  # enlarged pixels of a tiny input stay pixels
     kind = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -110,3 +109,64 @@ def sheet(out: Explanation, n: int, *, top: int = 3, **style: Any) -> Pixels:
         tiles.append(picture)
         captions.append([*sheets.caption_lines([out.label(c)], [float(chances[c])]), out.method])
     return sheets.grid(tiles, captions, columns=min(len(tiles), 6), tile=300)
+
+
+def together(
+    out: Explanation,
+    n: int,
+    *,
+    threshold: float = 0.5,
+    most: int = len(PALETTE),
+    colors: ClassColors | None = None,
+    alpha: float | Literal["heat"] = 0.85,
+    outline: float | None = 0.5,
+    boxes: float | None = None,
+    normalization: str = "relu-max",
+    floor: float = 0.0,
+    gain: float = 1.0,
+) -> Pixels:
+    """One picture with the heat of every class that is there, each in its own colour, and their names below.
+
+    Parameters
+    ----------
+    out : Explanation
+        With maps of the classes that may be there; :meth:`camcore.Explainer.present` makes just these.
+    n : int
+    threshold : float
+        The probability from which on a class counts as there.
+    most : int
+        Draw only so many, the most probable ones; how many more there are is said.
+    colors : ClassColors, optional
+        Give the same one for several pictures, and a class keeps its colour in all.
+    alpha, outline
+        See :func:`camcore.together.blend`.
+    boxes : float, optional
+        Outline the boxes of each heatmap above this share of its maximum.
+    normalization, floor, gain
+        See :meth:`Explanation.heatmaps`, where the floor is called threshold.
+
+    Returns
+    -------
+    (H, W, 3) uint8 ndarray
+        Where no class is there it is the picture alone, and that is said below it.
+    """
+    multilabel.check(threshold, most)
+    one = out.only_present(n, threshold, most=most)
+    classes = one.classes[0].tolist()
+    paints = (colors or ClassColors()).of(classes)
+    picture = seen(one, 0, side=_LARGE)
+    heats = one.heatmaps(picture.shape[:2], normalization=normalization, threshold=floor, gain=gain)[0]
+    drawn = blend(picture, heats, paints, alpha=alpha, outline=outline) if classes else picture
+    if boxes is not None:
+        for heat, paint in zip(heats, paints, strict=True):
+            drawn = render.draw_boxes(drawn, heat_boxes(heat, boxes), color=paint)
+    lines = [sheets.caption_lines([out.label(c)], [float(out.probabilities[n, c])])[0] for c in classes]
+    return np.concatenate([drawn, legend(lines, paints, drawn.shape[1], rest=_rest(out, n, threshold, len(classes)))])
+
+
+def _rest(out: Explanation, n: int, threshold: float, shown: int) -> str:
+    """What is to be said of classes that are not drawn."""
+    there = int(out.present(threshold)[n].sum())
+    if there:
+        return f"and {there - shown} more" * (there > shown) if shown else f"no map of the {there} that are there"
+    return f"no class reaches {threshold:.2f}; the best: {top_lines(out, n, 1)[0]}"

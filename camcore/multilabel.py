@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from camcore.errors import InputError
 
-__all__ = ["FEW", "MOST", "check", "in_order", "label_mask", "present"]
+__all__ = ["FEW", "MOST", "check", "check_score", "in_order", "label_mask", "present", "strongest"]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -24,9 +24,8 @@ def present(chances: Floats, threshold: float = 0.5) -> NDArray[np.bool_]:
     Parameters
     ----------
     chances : (..., K) ndarray
-        In [0, 1].
     threshold : float
-        In [0, 1].
+        Both in [0, 1].
 
     Returns
     -------
@@ -48,6 +47,12 @@ def check(threshold: float, most: int | None = None) -> None:
         raise InputError(f"threshold is {threshold}; expected a probability, 0 to 1")
     if most is not None and most < 1:
         raise InputError(f"most is {most}; expected a number of classes, at least 1")
+
+
+def check_score(threshold: float) -> None:
+    """Refuse a background score that leaves no room for any class."""
+    if not 0 <= threshold < 1:
+        raise InputError(f"threshold is {threshold}; expected the score of the background, from 0 to below 1")
 
 
 def in_order(chances: Floats, classes: Sequence[int], threshold: float, most: int | None = None) -> list[int]:
@@ -111,18 +116,25 @@ def label_mask(heats: ArrayLike, classes: ArrayLike, *, threshold: float = 0.2) 
     """
     heats, classes = np.asarray(heats), np.asarray(classes, np.int64)
     _check(heats, classes, threshold)
-    strongest = np.full(heats.shape[1:], threshold, np.float64)
-    labels = np.zeros(heats.shape[1:], np.int32)
-    for heat, index in zip(heats, classes.tolist(), strict=True):
-        stronger = heat > strongest
-        labels[stronger] = index + 1
-        strongest[stronger] = heat[stronger]
-    return labels
+    return np.array([0, *(classes + 1)], np.int32)[strongest(heats, threshold, heats.shape[1:])]
+
+
+def strongest(heats: Iterable[Floats], threshold: float, size: tuple[int, ...]) -> NDArray[np.int32]:
+    """To each place the number, from 1 on, of the map with the largest heat above a threshold; 0 where there is none.
+
+    ``heats`` may come one at a time: no more than one is held.
+    """
+    check_score(threshold)
+    best, found = np.full(size, threshold, np.float32), np.zeros(size, np.int32)
+    for number, heat in enumerate(heats, start=1):
+        stronger = heat > best
+        found[stronger] = number
+        best[stronger] = heat[stronger]
+    return found
 
 
 def _check(heats: NDArray[Any], classes: NDArray[np.int64], threshold: float) -> None:
-    if not 0 <= threshold < 1:
-        raise InputError(f"threshold is {threshold}; expected the score of the background, from 0 to below 1")
+    check_score(threshold)
     if heats.ndim < 2 or classes.shape != heats.shape[:1]:
         raise InputError(
             f"heats have shape {heats.shape} for classes of shape {classes.shape}; expected one map for each class, "

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from camcore.errors import InputError
 
-__all__ = ["Box", "boxes", "mask"]
+__all__ = ["Box", "boxes", "mask", "pixels_of"]
 
 
 class Box(NamedTuple):
@@ -20,6 +20,23 @@ class Box(NamedTuple):
     x1: int
     y1: int
     score: float
+
+
+def pixels_of(view: tuple[float, float, float, float]) -> tuple[slice, slice]:
+    """The rows and columns of whole pixels, at least one, of a part (x0, y0, x1, y1) of a picture.
+
+    Examples
+    --------
+    >>> pixels_of((0.2, 1.0, 3.9, 1.1))
+    (slice(1, 2, None), slice(0, 4, None))
+    """
+    x0, y0, x1, y1 = view
+    return _whole(y0, y1), _whole(x0, x1)
+
+
+def _whole(start: float, stop: float) -> slice:
+    first = max(min(round(start), int((start + stop) / 2)), 0)
+    return slice(first, max(round(stop), first + 1))
 
 
 def mask(heat: NDArray[np.floating[Any]], threshold: float = 0.2) -> NDArray[np.bool_]:

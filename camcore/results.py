@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -13,11 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from camcore import figures
+from camcore import figures, multilabel
 from camcore.errors import InputError
 from camcore.explanation import Explanation
 from camcore.files import save_picture, write_atomically
+from camcore.label_pictures import IGNORED, label_picture
 from camcore.regions import Box, boxes
+from camcore.together import ClassColors
 
 __all__ = ["ResultFolder", "describe"]
 
@@ -31,9 +34,14 @@ class ResultFolder:
         Made if absent. Nothing in it is deleted; files of the same names are replaced.
     top : int
         How many classes each picture's caption and record name.
+    together : float, optional
+        Of classes of at least this probability draw all heat on one picture; see :func:`camcore.figures.together`.
+        Nothing is written of the others.
+    label_masks : float, optional
+        Write label masks with this background score, of the same classes (those of 0.5 where ``together`` is absent).
     **style
-        See :func:`camcore.figures.overlays`. The threshold of drawn ``boxes`` holds for those recorded too (0.2 where
-        none are drawn).
+        See :func:`camcore.figures.overlays`, or for ``together`` that function. The threshold of drawn ``boxes``
+        holds for those recorded too (0.2 where none are drawn).
 
     Raises
     ------
@@ -41,13 +49,27 @@ class ResultFolder:
         If the folder cannot be written to: before any work is done.
     """
 
-    def __init__(self, folder: str | PathLike[str], *, top: int = 3, **style: Any) -> None:
+    def __init__(
+        self,
+        folder: str | PathLike[str],
+        *,
+        top: int = 3,
+        together: float | None = None,
+        label_masks: float | None = None,
+        **style: Any,
+    ) -> None:
         self.folder = Path(folder)
         self.files: list[Path] = []
+        self.pictures: list[Path] = []
         self.records: list[dict[str, Any]] = []
         self.summary: dict[str, Any] = {}
         self._style, self._top = style, top
         self._threshold = 0.2 if style.get("boxes") is None else float(style["boxes"])
+        self._together, self._label_masks, self._colors = together, label_masks, ClassColors()
+        self._chosen = together is not None or label_masks is not None
+        self._present = 0.5 if together is None else together
+        multilabel.check(self._present)
+        multilabel.check_score(label_masks or 0.0)
         self._maps: list[NDArray[np.float32]] = []
         self._names: set[str] = set()
         _check_writable(self.folder)
@@ -63,17 +85,58 @@ class ResultFolder:
 
     def add(self, out: Explanation) -> None:
         """Write the overlays of a batch, and keep its maps and records."""
-        self.summary = self.summary or _summary(out) | {"box_threshold": self._threshold}
+        self.summary = self.summary or _summary(out) | self._thresholds()
         for n in range(len(out)):
-            name = self._free_name(out.pictures[n].name if out.pictures is not None else f"image-{len(self.records)}")
-            record = describe(out, n, top=self._top, threshold=self._threshold) | {"name": name}
-            if len(out.input_size) == 2:
-                target = self.folder / f"{name}.png"
-                save_picture(target, figures.sheet(out, n, top=self._top, **self._style))
-                record["overlay"] = target.name
-                self.files.append(target)
-            self.records.append(record)
-            self._maps.append(out.maps[n])
+            self._add(out.only_present(n, self._present) if self._chosen else out[n])
+
+    def _add(self, one: Explanation) -> None:
+        name = self._free_name(one.pictures[0].name if one.pictures is not None else f"image-{len(self.records)}")
+        record = describe(one, 0, top=self._top, threshold=self._threshold) | {"name": name}
+        if len(one.input_size) == 2:
+            record["overlay"] = self._write(f"{name}.png", lambda path: save_picture(path, self._picture(one)))
+            self.pictures.append(self.files[-1])
+        if len(one.input_size) == 2 and self._label_masks is not None:
+            record["label_mask"] = self._write_labels(one, name, self._label_masks)
+        self.records.append(record)
+        self._maps.append(one.maps[0])
+
+    def _thresholds(self) -> dict[str, float]:
+        """Those that shape what is recorded."""
+        given = {"present_threshold": self._present if self._chosen else None, "background_score": self._label_masks}
+        return {"box_threshold": self._threshold} | {k: v for k, v in given.items() if v is not None}
+
+    def _write(self, name: str, save: Callable[[Path], object]) -> str:
+        self.files.append(self.folder / name)
+        save(self.files[-1])
+        return name
+
+    def _picture(self, one: Explanation) -> NDArray[np.uint8]:
+        if self._together is None:
+            return figures.sheet(one, 0, top=self._top, **self._style)
+        style = dict(self._style)
+        floor = style.pop("threshold", 0.0)
+        return figures.together(one, 0, threshold=self._together, colors=self._colors, floor=floor, **style)
+
+    def _write_labels(self, one: Explanation, name: str, score: float) -> dict[str, Any]:
+        """The label mask in a file, and what its numbers mean."""
+        labels = label_picture(one, 0, threshold=score, colors=self._colors)
+        (self.folder / "label-masks").mkdir(exist_ok=True)
+        counts = np.bincount(labels.pixels.ravel(), minlength=256).tolist()
+        return {
+            "file": self._write(f"label-masks/{name}.png", labels.save),
+            "background": 0,
+            "ignored": IGNORED,
+            "legend": [
+                {
+                    "index": index,
+                    "class": c,
+                    "label": None if one.class_names is None else one.class_names[c],
+                    "color": "#{:02x}{:02x}{:02x}".format(*labels.colors[index]),
+                    "pixels": counts[index],
+                }
+                for index, c in labels.classes.items()
+            ],
+        }
 
     def add_error(self, path: str, text: str) -> None:
         """Record a picture that could not be explained."""
@@ -96,11 +159,11 @@ class ResultFolder:
         good = [r for r in self.records if "error" not in r]
         arrays: dict[str, Any] = {"names": np.array([r["name"] for r in good])}
         if len({m.shape for m in self._maps}) == 1:
-            classes = np.array([[m["class"] for m in r["maps"]] for r in good])
+            classes = np.array([[m["class"] for m in r["maps"]] for r in good], np.int64)
             return arrays | {"maps": np.stack(self._maps), "classes": classes}
         for record, maps in zip(good, self._maps, strict=True):
             arrays[f"maps/{record['name']}"] = maps
-            arrays[f"classes/{record['name']}"] = np.array([m["class"] for m in record["maps"]])
+            arrays[f"classes/{record['name']}"] = np.array([m["class"] for m in record["maps"]], np.int64)
         return arrays
 
     def _free_name(self, wanted: str) -> str:
