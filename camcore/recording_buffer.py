@@ -182,7 +182,8 @@ class RecordingBuffer:
         """A frame."""
         maps, rest = np.asarray(maps, np.float32), (np.asarray(probabilities, np.float32), np.asarray(best, np.int64))
         check_frame(self._about, self.last, step, maps, rest)
-        for rows, value in zip(self._frames.values(), (step, maps, *rest), strict=True):
+        values: tuple[NDArray[Any], ...] = (np.asarray(step), maps, *rest)
+        for rows, value in zip(self._frames.values(), values, strict=True):
             rows.append(value)
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:

@@ -9,10 +9,12 @@ from camcore_torch._adapter import adapter
 if TYPE_CHECKING:
     from camcore_torch.backend import TorchBackend
     from camcore_torch.exporting import export
+    from camcore_torch.recam import ReCam
+    from camcore_torch.recorder import CamRecorder
 
-__all__ = ["TorchBackend", "adapter", "export"]
+__all__ = ["CamRecorder", "ReCam", "TorchBackend", "adapter", "export"]
 
-_HOMES = {"TorchBackend": "backend", "export": "exporting"}
+_HOMES = {"ReCam": "recam", "CamRecorder": "recorder", "TorchBackend": "backend", "export": "exporting"}
 
 
 def __getattr__(name: str) -> Any:
