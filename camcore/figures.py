@@ -16,7 +16,7 @@ from camcore.together import PALETTE, ClassColors, blend, legend
 if TYPE_CHECKING:
     from camcore.explanation import Explanation
 
-__all__ = ["STYLES", "overlays", "seen", "sheet", "together", "top_lines"]
+__all__ = ["STYLES", "overlays", "present_lines", "seen", "sheet", "together", "top_lines"]
 
 Pixels = NDArray[np.uint8]
 STYLES = ("alpha", "matlab")
@@ -160,8 +160,20 @@ def together(
     if boxes is not None:
         for heat, paint in zip(heats, paints, strict=True):
             drawn = render.draw_boxes(drawn, heat_boxes(heat, boxes), color=paint)
-    lines = [sheets.caption_lines([out.label(c)], [float(out.probabilities[n, c])])[0] for c in classes]
+    lines = _named(out, n, classes)
     return np.concatenate([drawn, legend(lines, paints, drawn.shape[1], rest=_rest(out, n, threshold, len(classes)))])
+
+
+def present_lines(out: Explanation, n: int, threshold: float) -> list[str]:
+    """Names and probabilities of the classes that are there and have a map, and what else is to be said."""
+    classes = out.only_present(n, threshold).classes[0].tolist()
+    rest = _rest(out, n, threshold, len(classes))
+    return [*_named(out, n, classes), *([rest] if rest else [])]
+
+
+def _named(out: Explanation, n: int, classes: list[int]) -> list[str]:
+    chances = out.probabilities[n]
+    return [sheets.caption_lines([out.label(c)], [float(chances[c])])[0] for c in classes]
 
 
 def _rest(out: Explanation, n: int, threshold: float, shown: int) -> str:

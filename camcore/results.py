@@ -138,6 +138,12 @@ class ResultFolder:
             ],
         }
 
+    def lines(self, out: Explanation, n: int) -> list[str]:
+        """The best names and probabilities of an image; those of all that are there, where that was asked for."""
+        if not self._chosen:
+            return figures.top_lines(out, n, self._top)
+        return figures.present_lines(out, n, self._present)
+
     def add_error(self, path: str, text: str) -> None:
         """Record a picture that could not be explained."""
         self.records.append({"image": path, "error": text})

@@ -5,6 +5,7 @@ examples:
   camcore explain model.onnx photos/ 'more/*.png' --classes top3 --preprocess tf -o out
   camcore explain model.onnx cat.jpg --classes "Egyptian cat" --labels names.txt --json
   camcore explain model.onnx cat.jpg --method gradcam,layercam,scorecam -o compared
+  camcore explain tagger.onnx street.jpg --together 0.4 --label-masks
   camcore explain --torch torchvision.models:vgg16 cat.jpg --method layercam \\
       --layer features.15 --layer features.22 --layer features.29 --fusion 0.4,0.4,0.2 --scaling tanh
 """
@@ -50,16 +51,45 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--classes", default=None, metavar="WHICH", help="top1 (default), top5, all, an index or a name"
     )
     parser.add_argument("--top", type=int, default=3, metavar="K", help="names in the caption (%(default)s)")
-    parser.add_argument("--style", choices=figures.STYLES, default="alpha", help="the look of the overlay")
-    parser.add_argument("--cmap", choices=sorted(COLORMAPS), default="jet", help="colours (%(default)s)")
-    parser.add_argument("--alpha", type=_alpha, default=0.5, metavar="A", help="opacity, 0 to 1 or heat (%(default)s)")
-    parser.add_argument("--normalization", choices=sorted(NORMALIZATIONS), default="minmax", help="(%(default)s)")
+    add_present_options(parser)
+    parser.add_argument("--style", choices=figures.STYLES, help="the look of the overlay (alpha)")
+    parser.add_argument("--cmap", choices=sorted(COLORMAPS), help="colours (jet)")
+    parser.add_argument(
+        "--alpha", type=_alpha, metavar="A", help="opacity, 0 to 1 or heat (0.5; 0.85 at the most with --together)"
+    )
+    parser.add_argument("--normalization", choices=sorted(NORMALIZATIONS), help="(minmax; relu-max with --together)")
     parser.add_argument("--threshold", type=float, default=0.0, help="leave out heat below this, 0 to 1")
     parser.add_argument("--gain", type=float, default=1.0, help="multiply the heat, then clamp to 1")
     parser.add_argument(
         "--boxes", type=float, nargs="?", const=0.5, metavar="T", help="outline what is above T times the maximum (0.5)"
     )
     parser.add_argument("--json", action="store_true", help="print result.json instead of a list")
+
+
+def add_present_options(parser: argparse.ArgumentParser) -> None:
+    """Several classes in one picture."""
+    parser.add_argument(
+        "--together",
+        type=float,
+        nargs="?",
+        const=0.5,
+        metavar="P",
+        help="one picture with the heat of all classes of at least this probability, each in its own colour (0.5)",
+    )
+    parser.add_argument(
+        "--label-masks",
+        type=float,
+        nargs="?",
+        const=0.2,
+        metavar="SCORE",
+        help="write to which of these classes each pixel belongs, as an indexed PNG; SCORE is the background's (0.2)",
+    )
+    parser.add_argument(
+        "--independent",
+        action="store_true",
+        default=None,
+        help="each class has a probability of its own (multi-label); known where the model ends in a sigmoid",
+    )
 
 
 def add_method_options(parser: argparse.ArgumentParser) -> None:
@@ -154,6 +184,7 @@ def run(args: argparse.Namespace) -> int:
     """Explain all pictures; those that cannot be read are reported and left out."""
     if args.torch and args.model:  # with --torch every positional is a picture
         args.images, args.model = [args.model, *args.images], None
+    _check_style(args)
     model = open_model(args)
     if not args.images:
         raise InputError("no pictures were given; expected files, folders or glob patterns")
@@ -162,7 +193,7 @@ def run(args: argparse.Namespace) -> int:
     several = len(explainers) > 1
     done, failed = _explain_all(explainers, paths, args)
     if several:
-        stack_sheets([files for _, files in done.values()], Path(args.output))
+        stack_sheets([pictures for _, pictures in done.values()], Path(args.output))
     if several and failed < len(paths):
         note_alike({name: explainers[name] for name in done})
     if args.json and done:
@@ -176,7 +207,7 @@ def run(args: argparse.Namespace) -> int:
 def _explain_all(
     explainers: Mapping[str, Explainer], paths: list[Path], args: argparse.Namespace
 ) -> tuple[dict[str, tuple[dict[str, Any], list[Path]]], int]:
-    """For each method that could be done its document and files; and how many pictures could not be."""
+    """For each method that could be done its document and pictures; and how many pictures could not be."""
     several = len(explainers) > 1
     done: dict[str, tuple[dict[str, Any], list[Path]]] = {}
     failed = 0
@@ -189,7 +220,7 @@ def _explain_all(
                 raise
             leave_out(name, error)
         else:
-            done[name], failed = (results.document(), results.files), max(failed, left_out)
+            done[name], failed = (results.document(), results.pictures), max(failed, left_out)
     return done, failed
 
 
@@ -200,7 +231,9 @@ def _explain(
     failed = 0
     with (
         _never_left_empty(folder),
-        ResultFolder(folder, top=args.top, **_style(args)) as results,
+        ResultFolder(
+            folder, top=args.top, together=args.together, label_masks=args.label_masks, **_style(args)
+        ) as results,
         Progress(len(paths), "explaining") as bar,
     ):
         explainer.report = lambda done, total: bar.step(0, f"{done}/{total} runs")
@@ -231,8 +264,15 @@ def _is_absent(path: Path) -> bool:
 
 
 def _style(args: argparse.Namespace) -> dict[str, Any]:
+    """Of what is not given the drawing knows what is best."""
     names = ("style", "cmap", "alpha", "normalization", "threshold", "gain", "boxes")
-    return {name: getattr(args, name) for name in names}
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def _check_style(args: argparse.Namespace) -> None:
+    for name in ("style", "cmap"):
+        if args.together is not None and getattr(args, name) is not None:
+            raise InputError(f"--{name} has no effect with --together, where colours mean classes; leave it out")
 
 
 def _batch(
@@ -248,12 +288,20 @@ def _batch(
             failed += _report(results, path, error)
     for group in _groups(explainer, pictures):
         try:
-            _tell(explainer(group, args.classes), results, quiet)
+            for out in _explanations(explainer, group, args):
+                _tell(out, results, quiet)
         except InputError as error:
             if len(paths) == 1 or _concerns_all(error):
                 raise
             failed += sum(_report(results, Path(p.path or p.name), error) for p in group)
     return failed
+
+
+def _explanations(explainer: Explainer, group: list[Picture], args: argparse.Namespace) -> list[Explanation]:
+    """All at once; one by one where each picture has classes of its own."""
+    if args.classes is not None or (args.together is None and args.label_masks is None):
+        return [explainer(group, args.classes)]
+    return explainer.present(group, 0.5 if args.together is None else args.together)
 
 
 def _groups(explainer: Explainer, pictures: list[Picture]) -> list[list[Picture]]:
@@ -280,4 +328,4 @@ def _tell(out: Explanation, results: ResultFolder, quiet: bool) -> None:
         return
     for n in range(len(out)):
         name = out.pictures[n].path if out.pictures is not None else str(n)
-        print(f"{safe(name)}: {'; '.join(figures.top_lines(out, n))}")
+        print(f"{safe(name)}: {'; '.join(results.lines(out, n))}")

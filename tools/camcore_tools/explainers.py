@@ -38,6 +38,7 @@ def open_explainers(args: argparse.Namespace, model: Any) -> dict[str, Explainer
             fusion_size=args.fusion_size,
             smoothing=args.smooth,
             labels=args.labels,
+            independent=args.independent,
         )
         for name in names
     }
