@@ -6,27 +6,30 @@ import glob
 import struct
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from camcore.errors import InputError
 
-__all__ = ["MAX_PIXELS", "Picture", "find_pictures", "load_picture"]
+__all__ = ["MAX_PIXELS", "Picture", "find_pictures", "load_mask", "load_picture"]
 
 MAX_PIXELS = 100_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_LOSSY = ("JPEG", "MPO", "WEBP")
 _ORIENTATION = 0x0112  # the EXIF tag
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error)  # what Pillow raises on a damaged file
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jfif", ".jpe", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
 )
+
+_Pixels = TypeVar("_Pixels")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +61,7 @@ def load_picture(source: Any, *, max_pixels: int = MAX_PIXELS) -> Picture:
         return Picture(_from_array(source), "image")
     if isinstance(source, (str, PathLike)):
         path = Path(fspath(source))
-        return Picture(_read(path, max_pixels), path.stem, str(path))
+        return Picture(_read(path, max_pixels, _to_rgb), path.stem, str(path))
     if not hasattr(source, "getexif"):
         kind = type(source).__name__
         raise InputError(f"a picture cannot be of type {kind}; expected a path, a PIL image or a uint8 array")
@@ -69,6 +72,29 @@ def load_picture(source: Any, *, max_pixels: int = MAX_PIXELS) -> Picture:
         raise InputError(f"{name}: the picture is damaged and cannot be decoded: {error}") from error
 
 
+def load_mask(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
+    """Decode a picture whose pixels say where something is.
+
+    Parameters
+    ----------
+    path : path
+    max_pixels : int
+        Larger pictures are refused before they are decoded.
+
+    Returns
+    -------
+    (H, W) bool ndarray
+        Where the picture is neither black nor transparent; of the lossy formats, JPEG and WebP, where a channel is
+        brighter than half.
+
+    Raises
+    ------
+    InputError
+        As :func:`load_picture`.
+    """
+    return _read(Path(fspath(path)), max_pixels, _to_mask)
+
+
 def _from_array(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     shaped = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
     if pixels.dtype != np.uint8 or not shaped or pixels.size == 0:
@@ -76,7 +102,7 @@ def _from_array(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
 
 
-def _read(path: Path, max_pixels: int) -> NDArray[np.uint8]:
+def _read(path: Path, max_pixels: int, convert: Callable[[Any], _Pixels]) -> _Pixels:
     from PIL import Image, UnidentifiedImageError
 
     if not path.is_file():
@@ -86,7 +112,7 @@ def _read(path: Path, max_pixels: int) -> NDArray[np.uint8]:
     try:
         with _quiet_pillow(), Image.open(path, formats=FORMATS) as image:
             _check_size(path, image.size, max_pixels)
-            return _to_rgb(image)
+            return convert(image)
     except Image.DecompressionBombError as error:
         raise InputError(
             f"{path}: more than {max_pixels / 1e6:.0f} megapixels ({error}): reduce the picture first"
@@ -130,6 +156,15 @@ def _to_rgb(image: Any) -> NDArray[np.uint8]:
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = _on_white(image.convert("RGBA"))
     return np.asarray(image.convert("RGB"))
+
+
+def _to_mask(image: Any) -> NDArray[np.bool_]:
+    least = 128 if image.format in _LOSSY else 1
+    image = _upright(image)
+    if image.mode.startswith(("I", "F")):
+        return np.nan_to_num(np.asarray(image)) != 0
+    values = np.asarray(image.convert("RGBA"))
+    return (values[..., :3] >= least).any(axis=2) & (values[..., 3] > 0)
 
 
 def _upright(image: Any) -> Any:

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageFile, ImageOps
 
 from camcore import InputError
-from camcore.pictures import find_pictures, load_picture
+from camcore.pictures import find_pictures, load_mask, load_picture
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 18, 3), dtype=np.uint8)
 GREY = PIXELS[..., 0]
@@ -280,6 +280,50 @@ class TestBadFiles:
         assert load_picture(path, max_pixels=216).pixels.shape == (12, 18, 3)
         with pytest.raises(InputError, match="18 x 12 = 0 megapixels; the limit is 0"):
             load_picture(path, max_pixels=215)
+
+
+class TestMasks:
+    DISC = np.hypot(*(np.mgrid[:30, :40] - np.array([14, 20])[:, None, None])) < 11
+
+    @pytest.mark.parametrize("value", [1, 255])
+    @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.pgm", "a.gif"])
+    def test_what_is_not_black(self, tmp_path: Path, name: str, value: int) -> None:
+        path = saved(tmp_path, name, Image.fromarray(self.DISC * np.uint8(value)))
+        found = load_mask(path)
+        assert found.dtype == bool
+        np.testing.assert_array_equal(found, self.DISC)
+
+    def test_one_bit_and_sixteen(self, tmp_path: Path) -> None:
+        for image in (Image.fromarray(self.DISC), Image.fromarray(self.DISC * np.uint16(256))):
+            np.testing.assert_array_equal(load_mask(saved(tmp_path, "a.png", image)), self.DISC)
+
+    @pytest.mark.parametrize("black", [0, 1])
+    def test_the_colours_of_a_palette_count_and_not_their_numbers(self, tmp_path: Path, black: int) -> None:
+        image = Image.fromarray((bool(black) != self.DISC).astype(np.uint8)).convert("P")
+        image.putpalette([0, 0, 0, 128, 0, 0] if black == 0 else [128, 0, 0, 0, 0, 0])
+        np.testing.assert_array_equal(load_mask(saved(tmp_path, "a.png", image)), self.DISC)
+
+    def test_what_is_transparent_is_none(self, tmp_path: Path) -> None:
+        pixels = np.full((30, 40, 4), 200, np.uint8)
+        pixels[..., 3] = self.DISC * 255
+        np.testing.assert_array_equal(load_mask(saved(tmp_path, "a.png", Image.fromarray(pixels))), self.DISC)
+
+    @pytest.mark.parametrize("name", ["a.jpg", "a.webp"])
+    def test_lossy_formats_bleed_into_the_black(self, tmp_path: Path, name: str) -> None:
+        path = saved(tmp_path, name, Image.fromarray(self.DISC * np.uint8(255)), quality=60)
+        assert (load_picture(path).pixels.any(axis=2) != self.DISC).mean() > 0.1
+        assert (load_mask(path) != self.DISC).mean() < 0.01
+
+    def test_it_is_turned_as_its_picture_is(self, tmp_path: Path) -> None:
+        data = Image.Exif()
+        data[0x0112] = 6
+        path = saved(tmp_path, "a.png", Image.fromarray(self.DISC), exif=data)
+        np.testing.assert_array_equal(load_mask(path), np.rot90(self.DISC, -1))
+
+    def test_a_bad_one_is_told_as_a_picture_is(self, tmp_path: Path) -> None:
+        (tmp_path / "a.png").touch()
+        with pytest.raises(InputError, match=r"a.png: the file is empty \(0 bytes\); expected a picture"):
+            load_mask(tmp_path / "a.png")
 
 
 class TestOtherSources:
