@@ -76,6 +76,10 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Take the bar away until the next step, so that something else can be said."""
         if self._shown:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
