@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
@@ -70,6 +70,8 @@ class CamRecorder:
         False in all processes but the first of a distributed training: there every call does nothing at once.
     steps : int
         How many steps were counted.
+    on_frame : list of callable
+        Each is called with the recorder after each frame from now on; ``recording`` has that frame as its last.
 
     Raises
     ------
@@ -137,6 +139,7 @@ class CamRecorder:
             )
         _check_whole(model)
         self.every, self.steps, self.records = int(every), 0, _is_first()
+        self.on_frame: list[Callable[[CamRecorder], object]] = []
         self._waiting: list[tuple[int, dict[str, float | Tensor]]] = []
         self._pending: Look | None = None
         if not self.records:
@@ -166,7 +169,7 @@ class CamRecorder:
         """
         if not self.records:
             raise InputError("only the first process of a distributed training records; ask where recorder.records")
-        self._settle()
+        self._flush()
         return self._store.recording
 
     def step(self, *, loss: Any = None, accuracy: Any = None, **more: Any) -> None:
@@ -210,10 +213,19 @@ class CamRecorder:
             with kept_generators(), kept_attributes(self._model):
                 look = self._look()
             self._store.append(self.steps, *look)
+            self._tell()
         except Exception as error:  # whatever it is: hours of training are worth more than a frame
             _warn(f"the frame of step {self.steps} was left out: {error}")
             return False
         return True
+
+    def _tell(self) -> None:
+        for listener in self.on_frame:
+            try:
+                with kept_generators():
+                    listener(self)
+            except Exception as error:  # as for a frame
+                _warn(f"a listener to the frame of step {self.steps} failed: {error}")
 
     def finish(self) -> None:
         """Take the last frame, if there is none of this step yet, and write all that waits."""
