@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 __all__ = ["kept_attributes", "kept_generators"]
 
 _OWN = frozenset(vars(nn.Module())) - {"training"}  # parameters, buffers, hooks: kept elsewhere, or not changed
+
+_WRITABLE = frozenset({Tensor, list, dict, set})
 
 
 @contextmanager
@@ -31,45 +32,28 @@ def kept_generators() -> Iterator[None]:
 def kept_attributes(module: nn.Module) -> Iterator[None]:
     """Plain attributes of all parts are as before: counters, caches, tensors that are no buffers.
 
-    What a list, a dict or a tensor in them holds is put back too, one level deep. A cache that the pass filled is
-    empty again, so that the training fills it itself, with a graph where it wants one.
+    Tensors, lists, dicts and sets in them are copied for the time, one level deep, so that nothing is written into
+    those that the training holds, not even to be put back. A cache that the pass fills is as it was afterwards, so that
+    the training fills it itself, with a graph where it wants one.
     """
-    saved = [_Attributes(part) for part in module.modules()]
+    copies: dict[int, Any] = {}  # what several parts share they share also then
+    saved = [(vars(part), _plain(part)) for part in module.modules()]
+    for now, values in saved:
+        now.update({name: _copy(value, copies) for name, value in values.items() if type(value) in _WRITABLE})
     try:
         yield
     finally:
-        for kept in saved:
-            kept.put_back()
+        for now, values in saved:
+            for name in [name for name in now if name not in _OWN and name not in values]:
+                del now[name]
+            now.update(values)
 
 
-class _Attributes:
-    """The plain attributes of one part."""
-
-    def __init__(self, part: nn.Module) -> None:
-        self.part = part
-        self.values = {name: value for name, value in vars(part).items() if name not in _OWN}
-        self.inside = {name: _copy(v) for name, v in self.values.items() if type(v) in (list, dict, set, Tensor)}
-
-    def put_back(self) -> None:
-        now = vars(self.part)
-        for name in [name for name in now if name not in _OWN and name not in self.values]:
-            del now[name]
-        now.update(self.values)
-        for name, copy in self.inside.items():
-            _restore(self.values[name], copy)
+def _plain(part: nn.Module) -> dict[str, Any]:
+    return {name: value for name, value in vars(part).items() if name not in _OWN}
 
 
-def _copy(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value.copy()
-
-
-def _restore(value: Any, copy: Any) -> None:
-    """Written only where it has changed: a graph of the caller's may hold the tensor, and minds a new version."""
-    if isinstance(value, Tensor):
-        if not torch.equal(value, copy):
-            value.data.copy_(copy)
-    elif isinstance(value, list):
-        value[:] = copy
-    else:
-        value.clear()
-        value.update(copy)
+def _copy(value: Any, copies: dict[int, Any]) -> Any:
+    if id(value) not in copies:
+        copies[id(value)] = value.detach().clone() if isinstance(value, Tensor) else value.copy()
+    return copies[id(value)]
