@@ -135,12 +135,15 @@ def list_side(folder: Path, *, known: Sequence[str] | None = None, least: int = 
         _check_known(folder, folders, known)
     files: list[PictureFile] = []
     left_out: list[tuple[str, str]] = []
+    empty: dict[str, list[tuple[str, str]]] = {}
     for label, name in enumerate(classes):
         pictures, bad = pictures_under(folders[name]) if name in folders else ([], [])
         files += [PictureFile(path, _relative(path, folder), label) for path in pictures]
         left_out += bad
-    if known is None:
-        _check_none_empty(folder, classes, {classes[file.label] for file in files}, left_out)
+        if not pictures:
+            empty[name] = bad
+    if known is None and empty:
+        raise InputError(_are_empty(folder, empty))
     return Side(folder, classes, tuple(files), tuple(left_out), _loose(folder))
 
 
@@ -177,17 +180,14 @@ def _check_known(folder: Path, folders: Mapping[str, Path], known: Sequence[str]
         )
 
 
-def _check_none_empty(
-    folder: Path, classes: Sequence[str], filled: set[str], left_out: Sequence[tuple[str, str]]
-) -> None:
-    empty = [name for name in classes if name not in filled]
-    if empty:
-        names = ", ".join(map(repr, empty[:5])) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
-        seen = f" (left out: {left_out[0][0]}: {left_out[0][1]})" if left_out else ""
-        raise InputError(
-            f"{folder}: no pictures in the class folder{'s' * (len(empty) > 1)} {names}{seen}; add pictures, or take "
-            "away what is no class"
-        )
+def _are_empty(folder: Path, empty: Mapping[str, Sequence[tuple[str, str]]]) -> str:
+    names = ", ".join(map(repr, list(empty)[:5])) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
+    path, reason = next((entry for bad in empty.values() for entry in bad), ("", ""))
+    seen = f" (left out: {path}: {reason})" if path else ""
+    return (
+        f"{folder}: no pictures in the class folder{'s' * (len(empty) > 1)} {names}{seen}; add pictures, or take away "
+        "what is no class"
+    )
 
 
 def _loose(folder: Path) -> tuple[str, ...]:
