@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,6 @@ from camcore_tools.training.checkpoints import (
     read_info,
     save_tensors,
 )
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from camcore.errors import InputError
@@ -44,13 +44,11 @@ def test_tensors_and_document_come_back(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_the_file_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As safetensors tells it, which is not as an OSError."""
-
     def full(*_: object) -> None:
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     path = save_tensors(tmp_path / "a.safetensors", {"x": torch.ones(2)}, {"step": 1})
-    monkeypatch.setattr("safetensors.torch.save_file", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(
         OSError, match=r"cannot write .a.safetensors. in the folder .* No space left on device"
     ) as caught:

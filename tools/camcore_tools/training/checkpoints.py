@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -63,15 +62,11 @@ def save_tensors(path: str | PathLike[str], tensors: Mapping[str, Tensor], info:
 
 
 def _write(file: IO[bytes], tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    """By way of memory: ``save_file`` writes a file of its own beside, which a kill would leave there."""
+    from safetensors.torch import save
 
-    try:
-        save_file(dict(tensors), file.name, metadata)  # by its name: a copy in memory could be one too many
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        code = int(number[1]) if number else errno.EIO
-        raise OSError(code, os.strerror(code)) from error
+    file.write(save(dict(tensors), metadata))
+    file.flush()
     os.fsync(file.fileno())
 
 

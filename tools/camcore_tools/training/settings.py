@@ -9,17 +9,23 @@ from typing import Any, Literal
 
 from camcore.errors import InputError, suggest
 
-__all__ = ["OPTIMIZERS", "RECAM", "SCHEDULES", "Settings"]
+__all__ = ["OPTIMIZERS", "RECAM", "RECAM_MASKS", "SCHEDULES", "Settings"]
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "inverse", "cosine", "onecycle")
 RECAM = ("class", "self")
+RECAM_MASKS = ("relu-max", "minmax", "sigmoid", "tanh")
 
 _WHOLE = {"epochs": 1, "batch": 1, "seed": 0, "patience": 1, "threads": 1}  # the least that each may be
 _UP_TO = {"momentum": 1.0, "label_smoothing": 1.0}  # from 0 to below this
 _LEAST = {"weight_decay": 0.0, "decay": 0.0, "warmup": 0.0, "recam_weight": 0.0, "rotate": 0.0, "shift": 0.0}
 _ABOVE = {"lr": 0.0, "stop_ratio": 0.0}
-_NAMES: Mapping[str, tuple[str, ...]] = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "recam": RECAM}
+_NAMES: Mapping[str, tuple[str, ...]] = {
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "recam": RECAM,
+    "recam_mask": RECAM_MASKS,
+}
 _OPTIONAL = ("patience", "stop_ratio", "recam", "threads")
 _MOST = 10**9
 
@@ -64,6 +70,8 @@ class Settings:
         Stop when the validation loss is more than so many times the training loss.
     recam : {"class", "self"}, optional
         Train with ReCAM's second loss, see :class:`camcore_torch.recam.ReCam`.
+    recam_mask : {"relu-max", "minmax", "sigmoid", "tanh"}
+        How a map becomes the mask of the features.
     recam_weight : float
         How much the second loss counts.
     device : str
@@ -91,6 +99,7 @@ class Settings:
     patience: int | None = None
     stop_ratio: float | None = None
     recam: Literal["class", "self"] | None = None
+    recam_mask: Literal["relu-max", "minmax", "sigmoid", "tanh"] = "relu-max"
     recam_weight: float = 1.0
     device: str = "auto"
     threads: int | None = None
