@@ -1,6 +1,6 @@
 """Drawn pictures of five kinds of merchandise, each with an exact mask: a picture set that needs no download."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -48,7 +48,9 @@ class PictureSet:
     masks: NDArray[np.bool_]
 
 
-def picture_set(per_kind: int, size: int = 64, *, seed: int) -> PictureSet:
+def picture_set(
+    per_kind: int, size: int = 64, *, seed: int, after_each: Callable[[], object] = lambda: None
+) -> PictureSet:
     """Draw a shuffled set with the same number of pictures of every kind.
 
     Parameters
@@ -59,6 +61,8 @@ def picture_set(per_kind: int, size: int = 64, *, seed: int) -> PictureSet:
         Side of the pictures in pixels.
     seed : int
         The same seed gives the same bytes, whatever was drawn before.
+    after_each : callable
+        Called after each picture.
 
     Returns
     -------
@@ -66,7 +70,10 @@ def picture_set(per_kind: int, size: int = 64, *, seed: int) -> PictureSet:
         The pictures in shuffled order.
     """
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(KINDS), dtype=np.int64), per_kind))
-    drawn = [draw(KINDS[kind], size, rng=np.random.default_rng((seed, i))) for i, kind in enumerate(labels)]
+    drawn = []
+    for i, kind in enumerate(labels):
+        drawn.append(draw(KINDS[kind], size, rng=np.random.default_rng((seed, i))))
+        after_each()
     images = np.array([image for image, _ in drawn], np.uint8).reshape(-1, size, size, 3)
     masks = np.array([mask for _, mask in drawn], np.bool_).reshape(-1, size, size)
     return PictureSet(images, labels, masks)
