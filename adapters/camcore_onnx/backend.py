@@ -31,6 +31,7 @@ from camcore_onnx.load import Loaded, infer_shapes, load
 from camcore_onnx.metadata import read_card
 from camcore_onnx.ports import image_input, score_outputs
 from camcore_onnx.runtime import device_of
+from camcore_onnx.second import read_second_weight
 from camcore_onnx.sessions import Watcher
 from camcore_onnx.shapes import lengths_of
 from camcore_onnx.tails import Tail, TailSession, tails_of
@@ -99,6 +100,8 @@ class OnnxBackend:
         self.card = card
         self.labels: tuple[str, ...] | None = card.labels
         self.preprocess: Preprocess | None = card.preprocess
+        if card.second_weight is not None:
+            self.gives |= {"second_weight"}
         self.input: InputSpec = image_input(self.loaded)
 
     @property
@@ -128,6 +131,11 @@ class OnnxBackend:
         if found.head is not None:
             return found
         return replace(found, features=token_features(found.logits, self.constants) or found.features)
+
+    @cached_property
+    def second_weight(self) -> Floats:
+        """The (K, C) weight of the second classifier that the model says to hold."""
+        return read_second_weight(self.loaded, self.constants, self.card.second_weight or "")
 
     @cached_property
     def axes(self) -> Axes:
@@ -208,6 +216,18 @@ class OnnxBackend:
         target: Target | None = None,
     ) -> list[Evidence]:
         """One forward pass; see :class:`camcore.Backend`."""
+        seen = self._observed(images, needs, layers, classes, labels, target)
+        return [replace(e, second_weight=self.second_weight) for e in seen] if "second_weight" in needs else seen
+
+    def _observed(
+        self,
+        images: Floats,
+        needs: frozenset[str],
+        layers: Sequence[str | None],
+        classes: Classes,
+        labels: Sequence[str] | None,
+        target: Target | None,
+    ) -> list[Evidence]:
         if needs & {"gradients", "curvature"}:
             values = [self.value(layer) for layer in layers]
             names = self.labels if labels is None else labels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 import camcore
 from camcore.errors import InputError
+from camcore.evidence import Tap
 from camcore.files import write_atomically
 from camcore.labels import read_labels
 from camcore.preprocess import Preprocess, preprocess
@@ -23,7 +24,8 @@ from camcore_onnx import surgery
 from camcore_onnx.backend import OnnxBackend
 from camcore_onnx.load import Loaded, load, serialize
 from camcore_onnx.metadata import Card, write_card
-from camcore_onnx.verify import Check, Reference, check_against, check_model, sample_inputs
+from camcore_onnx.second import add_second_weight
+from camcore_onnx.verify import Check, Reference, check_against, check_model, check_second_weight, sample_inputs
 
 __all__ = ["Report", "export"]
 
@@ -73,6 +75,7 @@ def export(
     opset: int | None = None,
     overwrite: bool = True,
     verify: bool = True,
+    second_weight: NDArray[Any] | None = None,
     reference: Reference | None = None,
     batches: Sequence[NDArray[Any]] | None = None,
 ) -> Report:
@@ -95,6 +98,9 @@ def export(
         False raises where ``path`` exists.
     verify : bool
         Run the checks.
+    second_weight : (K, C) ndarray, optional
+        Of a second classifier that reads the same features as the head, for the method ``recam``; it becomes the last
+        output, which depends on no input. One that is in ``source`` already stays.
     reference : callable, optional
         Images -> (scores, maps of all classes) of the network that ``source`` was exported from.
     batches : sequence of (N, C, *S) ndarray, optional
@@ -118,16 +124,18 @@ def export(
     if layer is None:
         tap.need_head()
     loaded = _at_opset(backend.loaded, opset)
+    _check_second(second_weight, tap)
     card = Card(
         labels=backend.labels if labels is None else read_labels(labels),
         preprocess=backend.preprocess if preprocess is None else _rule(preprocess, backend),
         layer=tap.layer,
         head=tap.how or None,
+        second_weight=backend.card.second_weight,
         version=camcore.__version__,
     )
     if card.labels is not None and tap.head is not None and len(card.labels) != tap.head.classes:
         raise InputError(f"{len(card.labels)} class names were given, the model has {tap.head.classes} classes")
-    model = _prepared(loaded, tap.layer, features, card)
+    model = _prepared(loaded, tap.layer, features, card, second_weight)
     data = _one_file(model, loaded)
     write_atomically(target, lambda file: file.write(data))
     report = Report(
@@ -143,6 +151,8 @@ def export(
     if verify:
         inputs = list(batches) if batches is not None else sample_inputs(backend.input)
         report.checks = check_model(target, backend.loaded, features=features, batches=inputs)
+        if second_weight is not None and report.passed:
+            report.checks.append(check_second_weight(target, second_weight))
         if reference is not None and report.passed:
             report.checks += check_against(target, reference, inputs)
     return report
@@ -180,7 +190,20 @@ def _at_opset(loaded: Loaded, opset: int | None) -> Loaded:
     return load(converted)
 
 
-def _prepared(loaded: Loaded, layer: str, features: str, card: Card) -> ir.Model:
+def _check_second(weight: NDArray[Any] | None, tap: Tap) -> None:
+    if weight is None:
+        return
+    head = tap.need_head()
+    if weight.shape != (head.classes, head.channels):
+        raise InputError(
+            f"the weight of the second classifier has shape {weight.shape}; expected that of the head, "
+            f"({head.classes}, {head.channels})"
+        )
+
+
+def _prepared(
+    loaded: Loaded, layer: str, features: str, card: Card, second_weight: NDArray[Any] | None = None
+) -> ir.Model:
     values = {v.name: v for node in loaded.model.graph for v in node.outputs}
     if layer not in values:  # a converted model has other names: look again
         found = OnnxBackend(ir.to_proto(loaded.model), device="cpu").tap()
@@ -190,6 +213,8 @@ def _prepared(loaded: Loaded, layer: str, features: str, card: Card) -> ir.Model
         for key in _PRIVATE:
             node.metadata_props.pop(key, None)
         node.doc_string = None
+    if second_weight is not None:
+        card = replace(card, second_weight=add_second_weight(model, second_weight))
     model.metadata_props.update(write_card(card))
     lowest = onnx.helper.find_min_ir_version_for(
         [onnx.helper.make_opsetid(d, v) for d, v in model.opset_imports.items() if d in ("", "ai.onnx.ml")], True

@@ -16,16 +16,21 @@ __all__ = ["Card", "read_card", "write_card"]
 
 PREFIX = "camcore."
 _LIMIT = 8 << 20
+_TEXTS = ("version", "layer", "head", "second_weight")
 
 
 @dataclass(frozen=True)
 class Card:
-    """``layer`` and ``head`` are for readers; the graph itself is what is believed."""
+    """``layer`` and ``head`` are for readers; the graph itself is what is believed.
+
+    ``second_weight`` names the tensor with the weight of a second classifier.
+    """
 
     labels: tuple[str, ...] | None = None
     preprocess: Preprocess | None = None
     layer: str | None = None
     head: str | None = None
+    second_weight: str | None = None
     version: str | None = None
 
 
@@ -35,6 +40,7 @@ def write_card(card: Card) -> dict[str, str]:
         "version": card.version,
         "layer": card.layer,
         "head": card.head,
+        "second_weight": card.second_weight,
         "labels": None if card.labels is None else list(card.labels),
         "preprocess": None if card.preprocess is None else card.preprocess.to_json(),
     }
@@ -47,16 +53,13 @@ def read_card(metadata: Mapping[str, str]) -> tuple[Card, list[str]]:
     ``names`` as Ultralytics writes it is understood too.
     """
     complaints: list[str] = []
-    found = {
-        name: _parse(metadata, PREFIX + name, complaints)
-        for name in ("version", "layer", "head", "labels", "preprocess")
-    }
+    found = {name: _parse(metadata, PREFIX + name, complaints) for name in (*_TEXTS, "labels", "preprocess")}
     labels = found["labels"] if found["labels"] is not None else _foreign_names(metadata)
     return (
         Card(
             labels=_try(read_labels, labels, complaints) if isinstance(labels, (list, dict)) else None,
             preprocess=_try(Preprocess.from_json, found["preprocess"], complaints),
-            **{k: found[k] if isinstance(found[k], str) else None for k in ("layer", "head", "version")},
+            **{k: found[k] if isinstance(found[k], str) else None for k in _TEXTS},
         ),
         complaints,
     )

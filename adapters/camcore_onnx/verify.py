@@ -19,7 +19,7 @@ from camcore_onnx.backend import OnnxBackend
 from camcore_onnx.load import Loaded
 from camcore_onnx.runtime import make_session
 
-__all__ = ["Check", "check_against", "check_model", "relative", "sample_inputs"]
+__all__ = ["Check", "check_against", "check_model", "check_second_weight", "relative", "sample_inputs"]
 
 Floats = NDArray[np.floating[Any]]
 # Takes images, gives (scores, maps of all classes): the network that the model was exported from.
@@ -144,6 +144,17 @@ def check_against(path: Path, reference: Reference, batches: Sequence[Floats], *
         ),
         Check("maps, PyTorch against ONNX Runtime", maps <= limit, "all classes", maps, limit),
     ]
+
+
+def check_second_weight(path: Path, expected: Floats) -> Check:
+    """The weight of the second classifier that is read back is the one that was given."""
+    name = "weight of the second classifier"
+    try:
+        found = OnnxBackend(path, device="cpu").second_weight
+    except CamError as error:
+        return Check(name, False, str(error))
+    difference = relative(found, expected)
+    return Check(name, difference == 0, f"{found.shape[0]} x {found.shape[1]}, for recam", difference, 0.0)
 
 
 def relative(found: Floats, expected: Floats) -> float:

@@ -24,7 +24,7 @@ from camcore_torch.deeplift import contributions
 from camcore_torch.gradients import twice
 from camcore_torch.heads import find_head
 from camcore_torch.layouts import check_tokens
-from camcore_torch.network import Network, unwrap
+from camcore_torch.network import Network, second_weight_of, unwrap
 from camcore_torch.quiet import Mode, kept_buffers
 from camcore_torch.record import Recorder, recording_from, watching_modules
 from camcore_torch.steps import array
@@ -45,7 +45,7 @@ class TorchBackend:
     Parameters
     ----------
     model : nn.Module
-        Nothing in it is changed; DataParallel and ``torch.compile`` wrappers are looked through.
+        Nothing in it is changed; DataParallel, ``torch.compile`` and :class:`ReCam` wrappers are looked through.
     device : str
         ``"auto"``: where the model is. Another name is checked against that; the model is not moved.
     mode : {"eval", "caller"}
@@ -91,6 +91,9 @@ class TorchBackend:
         prefix: int | None = None,
     ) -> None:
         self.network = Network(model, device, mode, output)
+        self._wrapped = model
+        if second_weight_of(model) is not None:
+            self.gives |= {"second_weight"}
         self.labels: tuple[str, ...] | None = None
         self.preprocess: Preprocess | None = None
         self.input: InputSpec = self.network.input()
@@ -140,6 +143,16 @@ class TorchBackend:
         """Modules that return maps: at each size and width the last one, named by the outermost module."""
         return self._studied(None).layers
 
+    @property
+    def second_weight(self) -> Floats | None:
+        """The (K, C) weight of a second classifier around the model, as it is now; see :class:`ReCam`."""
+        weight = second_weight_of(self._wrapped)
+        return None if weight is None else array(weight)
+
+    def study(self, example: Floats | None = None) -> Study:
+        """What one recorded pass has taught; ``example`` as in :meth:`tap`."""
+        return self._studied(example)
+
     def observe(
         self,
         images: Floats,
@@ -151,6 +164,18 @@ class TorchBackend:
         target: Target | None = None,
     ) -> list[Evidence]:
         """One forward pass; see :class:`camcore.Backend`."""
+        seen = self._observed(images, needs, layers, classes, labels, target)
+        return [replace(e, second_weight=self.second_weight) for e in seen] if "second_weight" in needs else seen
+
+    def _observed(
+        self,
+        images: Floats,
+        needs: frozenset[str],
+        layers: Sequence[str | None],
+        classes: Classes,
+        labels: Sequence[str] | None,
+        target: Target | None,
+    ) -> list[Evidence]:
         study = self._studied(images)
         names = self.labels if labels is None else labels
         values = [study.value_of(layer) for layer in layers]
@@ -280,7 +305,7 @@ class TorchBackend:
                 study = self._known(example)
                 if study is None:
                     study = self._learn(
-                        self._example() if example is None else example[: 1 if self.network.mode == "eval" else None]
+                        self.example() if example is None else example[: 1 if self.network.mode == "eval" else None]
                     )
                     self._study = self._study or study
                     self._studies[study.size] = study
@@ -293,7 +318,8 @@ class TorchBackend:
             return first
         return self._studies.get(example.shape[2:])
 
-    def _example(self) -> Floats:
+    def example(self) -> Floats:
+        """The image that a network is understood by where none is given: noise."""
         shape = self.input.shape
         if len(shape) != 4:
             raise InputError(

@@ -20,13 +20,15 @@ from camcore.head import LinearHead
 from camcore.methods import cam
 from camcore.preprocess import Preprocess
 from camcore_torch.backend import TorchBackend, unwrap
+from camcore_torch.network import second_weight_of
 from camcore_torch.quiet import undisturbed
 from camcore_torch.record import scores_of
+from camcore_torch.steps import array
 
 if TYPE_CHECKING:
     from camcore_onnx.exporting import Report
 
-__all__ = ["EXPORTERS", "export", "to_onnx"]
+__all__ = ["EXPORTERS", "example_of", "export", "to_onnx"]
 
 Exporter = Literal["dynamo", "torchscript"]
 EXPORTERS = ("dynamo", "torchscript")
@@ -53,7 +55,8 @@ def export(
     Parameters
     ----------
     module : nn.Module
-        Exported in evaluation mode; left as it is.
+        Exported in evaluation mode; left as it is. With a :class:`ReCam` the weight of its second classifier goes into
+        the file, as an output behind all others.
     example : (N, C, *S) tensor or ndarray, or that shape
         The batch axis becomes free, whatever N is.
     path : path
@@ -72,9 +75,9 @@ def export(
     """
     from camcore_onnx.exporting import export as finish
 
-    images = _example(example)
+    images = example_of(example)
     data = to_onnx(module, images, exporter=exporter, opset=opset, free_size=free_size)
-    backend = TorchBackend(module)
+    backend, second = TorchBackend(module), second_weight_of(module)
     return finish(
         data,
         path,
@@ -84,6 +87,7 @@ def export(
         features=features,
         overwrite=overwrite,
         verify=verify,
+        second_weight=None if second is None else array(second),
         reference=lambda x: _reference(backend, x),
         batches=[_random(images, n) for n in (1, 5)],
     )
@@ -104,7 +108,7 @@ def to_onnx(
         raise InputError(f"exporter is {exporter!r}; expected 'dynamo' or 'torchscript'")
     model = unwrap(module)
     with undisturbed(model):
-        tensor = _batch_of_two(_like(model, _example(example)))
+        tensor = _batch_of_two(_like(model, example_of(example)))
         plain = isinstance(_tried(model, tensor), Tensor)
         wrapped = model if plain else _ScoresOnly(model)
         return _made(wrapped, tensor, exporter, opset, free_size)
@@ -229,7 +233,7 @@ def _attention_in_parts() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def _example(example: Any) -> Tensor:
+def example_of(example: Any) -> Tensor:
     if isinstance(example, Tensor):
         return example
     if isinstance(example, Sequence) and all(isinstance(n, int) for n in example):

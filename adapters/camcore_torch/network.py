@@ -18,7 +18,7 @@ from camcore_torch.quiet import MODES, Mode, undisturbed
 from camcore_torch.record import scores_of
 from camcore_torch.steps import array
 
-__all__ = ["Network", "unwrap"]
+__all__ = ["Network", "Shell", "second_weight_of", "unwrap"]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -121,14 +121,47 @@ class Network:
         return modules[name]
 
 
+class Shell(nn.Module):
+    """A module around a classifier that is explained as the classifier.
+
+    Attributes
+    ----------
+    model : nn.Module
+        The classifier.
+    second_weight : (K, C) tensor or None
+        Of a second classifier that reads the same features, where the shell trains one.
+    """
+
+    model: nn.Module
+
+    @property
+    def second_weight(self) -> Tensor | None:
+        return None
+
+
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile`` wrappers."""
+    """The module inside shells and ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile`` wrappers."""
+    return _layers_of(model)[-1]
+
+
+def second_weight_of(model: nn.Module) -> Tensor | None:
+    """The weight of the second classifier as it is now, of the outermost shell that has one."""
+    found = (layer.second_weight for layer in _layers_of(model) if isinstance(layer, Shell))
+    return next((weight for weight in found if weight is not None), None)
+
+
+def _layers_of(model: nn.Module) -> list[nn.Module]:
+    """A module, what it wraps, and so on to the inside."""
+    layers = [model]
     while True:
         inner = getattr(model, "_orig_mod", None)
         if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             inner = model.module
+        if inner is None and isinstance(model, Shell):
+            inner = model.model
         if not isinstance(inner, nn.Module):
-            return model
+            return layers
+        layers.append(inner)
         model = inner
 
 

@@ -24,7 +24,8 @@ from camcore.plan import make_plan
 
 Floats = NDArray[np.floating[Any]]
 
-QUICK = {"sscam": {"samples": 1}, "iscam": {"samples": 2}, "groupcam": {"groups": 8}}
+QUICK: dict[str, dict[str, Any]] = {"sscam": {"samples": 1}, "iscam": {"samples": 2}, "groupcam": {"groups": 8}}
+QUICK |= {"recam": {"variant": "self", "normalization": "minmax"}}  # a map without a positive value is masked else
 SMALL = ("mobilenet_v1_0.25_128_fp32", "cifar10_resnet20", "mlperftiny_vww_96", "winml_mnist")
 RUNS = {"contributions"}  # what no graph gives
 HALF, QUANTISED = "fp16", "qdq"

@@ -53,6 +53,7 @@ def describe(backend: Backend, layer: str | None = None) -> dict[str, Any]:
         document["obstacle"], tap = str(error), None
     document["layer"] = None if tap is None else _layer(backend, tap)
     document["head"] = None if tap is None or tap.head is None else {"how": tap.how, "form": repr(tap.head)}
+    document["second classifier"] = _second(backend)
     document["layers"] = [
         {"name": e.name, "shape": list(e.shape), "made by": e.op, **_gradient(backend, e.name)}
         for e in backend.layers()
@@ -66,6 +67,22 @@ def describe(backend: Backend, layer: str | None = None) -> dict[str, Any]:
 
 def _layer(backend: Backend, tap: Tap) -> dict[str, Any]:
     return {"name": tap.layer, "shape": list(tap.shape), **_gradient(backend, tap.layer)}
+
+
+def _second(backend: Backend) -> dict[str, Any] | None:
+    """The weight of a second classifier, where the model has one; a file may say so and have none."""
+    if "second_weight" not in backend.gives:
+        return None
+    try:
+        weight = getattr(backend, "second_weight", None)  # backends from elsewhere may give it with the evidence only
+        return {"weight": None if weight is None else list(weight.shape), "problem": None}
+    except CamError as error:
+        return {"weight": None, "problem": str(error)}
+
+
+def _second_in_words(weight: list[int] | None, problem: str | None) -> str:
+    shape = "" if weight is None else f" {_shape(weight)}"
+    return safe(problem) if problem else f"its weight{shape} is inside, for the method recam"
 
 
 def _gradient(backend: Backend, layer: str) -> dict[str, Any]:
@@ -138,6 +155,8 @@ def _print(d: dict[str, Any]) -> None:
         facts.append(("features", f"{d['layer']['name']} {_shape(['N', *d['layer']['shape']])}"))
     if d["head"]:
         facts.append(("head", d["head"]["how"]))
+    if d["second classifier"]:
+        facts.append(("second head", _second_in_words(**d["second classifier"])))
     facts.append(("labels", d["labels"] if d["labels"] is not None else "none recorded (--labels)"))
     facts.append(("preprocess", "recorded" if d["preprocess"] else "none recorded (--preprocess)"))
     print(columns(facts))
