@@ -35,7 +35,7 @@ function written(value, share) {
   if (share) return `${(100 * value).toFixed(value > 0 && value < 0.0095 ? 1 : 0)} %`;
   const size = Math.abs(value);
   if (size !== 0 && (size < 0.001 || size >= 1e5)) return value.toExponential(1);
-  return String(Number(value.toFixed(size < 0.1 ? 4 : size < 10 ? 2 : size < 100 ? 1 : 0)));
+  return String(Number(size < 0.1 ? value.toPrecision(2) : value.toFixed(size < 10 ? 2 : size < 100 ? 1 : 0)));
 }
 
 class Chart {
@@ -199,7 +199,7 @@ class Chart {
     this.pointer.setAttribute("visibility", "visible");
     const rows = this.plan.lines.map((line, k) => {
       const raw = line.raw ? this.value({ main: line.raw, lost: line.lost }, step) : null;
-      const text = this.told(k, this.value(line, step), step) + (raw === null ? "" : ` (${written(raw, this.plan.share)})`);
+      const text = this.told(k, this.value(line, step), step) + (raw === null ? "" : ` · raw ${written(raw, this.plan.share)}`);
       return element("div", { class: `c${line.colour % 7}` }, element("i"), element("b", {}, text));
     });
     this.tip.replaceChildren(element("div", {}, `step ${step.toLocaleString("en")}`), ...rows);

@@ -14,7 +14,7 @@ _FEW = 60  # values; so many are read as they are
 
 _SHARE = re.compile(
     r"acc|top.?\d|share|right|correct|precision|recall|sensitivity|specificity|inside|jaccard|"
-    r"(?<![a-z])(m?iou|dice|f1|auc|auroc|hits?)(?![a-z])",
+    r"(?<![a-z])(m?iou|dice|f1|auc|auroc|hits?)(?![a-z0-9])",
     re.IGNORECASE,
 )
 
@@ -29,7 +29,10 @@ def is_rough(curve: Curve) -> bool:
     (False, True)
     """
     known = curve.values[np.isfinite(curve.values)]
-    return len(known) >= _FEW and bool(np.abs(np.diff(known / 4)).sum() > 3 * np.ptp(known / 4))
+    if len(known) < _FEW:
+        return False
+    scaled = known / max(1.0, np.abs(known).max())  # the sum of the largest numbers would overflow
+    return bool(np.abs(np.diff(scaled)).sum() > 3 * np.ptp(scaled))
 
 
 def as_shares(name: str, curve: Curve) -> Curve | None:

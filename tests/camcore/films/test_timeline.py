@@ -221,8 +221,8 @@ class TestDocument:
             "drift_previous": Curve(np.arange(0), np.zeros(0)),
         }
         titles = {c["title"]: c for c in page_of(tmp_path, recording(), trends=given).data["charts"]}
-        lines = titles["How far the maps are from"]["lines"]
-        assert [(line["name"], line["main"]) for line in lines] == [("the last frame", [[0, 60], [0.5, 0.0]])]
+        lines = titles["Maps differ from"]["lines"]
+        assert [(line["name"], line["main"]) for line in lines] == [("the final ones", [[0, 60], [0.5, 0.0]])]
 
     @pytest.mark.parametrize(
         ("change", "options", "text"),
@@ -428,8 +428,8 @@ class TestInTheBrowser:
         assert loss["legend"] == "loss 1val loss 1.4"
         assert loss["spoken"] == "Loss: loss from 2 to 1; val loss from 2 to 1"
         assert (shares["title"], shares["legend"], shares["main"]) == ("Accuracy", "top5 accuracy 50 %", 1)
-        assert (found["title"], found["main"]) == ("Heat on the object", 2)
-        assert (moved["title"], moved["main"]) == ("How far the maps are from", 2)
+        assert (found["title"], found["main"]) == ("On the object", 2)
+        assert (moved["title"], moved["main"]) == ("Maps differ from", 2)
         assert (rate["title"], rate["legend"]) == ("learning rate", "learning rate 1.0e-4")
         assert all(chart["cursor"] for chart in answers["curves"]["found"][:4])
 
