@@ -2,7 +2,8 @@
 
 Random weights, the calls back to back as a user makes them. Peers that are not installed are left out.
 ``camcore bench methods`` compares the methods, and each with the passes that it is made of; ``camcore bench gradients``
-gradients in ONNX Runtime with its plain forward pass and with PyTorch.
+gradients in ONNX Runtime with its plain forward pass and with PyTorch; ``camcore bench recorder`` a step of a training
+with a recorder beside one without.
 """
 
 from __future__ import annotations
@@ -25,7 +26,11 @@ NETWORKS = ("resnet50", "mobilenet_v2")
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument(
-        "what", nargs="?", choices=("networks", "methods", "gradients"), default="networks", help="(%(default)s)"
+        "what",
+        nargs="?",
+        choices=("networks", "methods", "gradients", "recorder"),
+        default="networks",
+        help="(%(default)s)",
     )
     parser.add_argument("--networks", metavar="A,B", help=f"torchvision names ({','.join(NETWORKS)})")
     parser.add_argument("--batches", default="1,8", metavar="A,B", help="batch sizes (%(default)s)")
@@ -43,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         raise MissingPackage(f"camcore bench needs PyTorch ({error}): pip install 'camcore[all]'") from error
     torch.set_num_threads(args.threads)
     if args.what != "networks":
-        return _methods(args) if args.what == "methods" else _gradients(args)
+        return {"methods": _methods, "gradients": _gradients, "recorder": _recorder}[args.what](args)
     rows: list[dict[str, Any]] = []
     for name in (args.networks or ",".join(NETWORKS)).split(","):
         if not hasattr(torchvision.models, name):
@@ -84,6 +89,19 @@ def _gradients(args: argparse.Namespace) -> int:
     else:
         print(f"{args.threads} threads, medians of alternating calls; ratio to the plain forward in ONNX Runtime")
         print_table(rows)
+    return 0
+
+
+def _recorder(args: argparse.Namespace) -> int:
+    from camcore_tools.bench_recorder import measure, print_table
+
+    table = measure(args.rounds)
+    if args.json:
+        print_json({"threads": args.threads, "rounds": args.rounds, **table})
+    else:
+        print(f"{args.threads} threads, medians of {args.rounds} alternating rounds; small network, batch 32, 64 x 64")
+        print("pixels, 12 pictures watched; ratio to a step without a recorder\n")
+        print_table(table)
     return 0
 
 
