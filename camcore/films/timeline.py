@@ -48,7 +48,7 @@ def save_timeline(
     cmap: str = "jet",
     alpha: float | Literal["heat"] = "heat",
     trends: Mapping[str, Curve] | None = None,
-    megabytes: float = 4.0,
+    megabytes: float = 3.0,
 ) -> Path:
     """Write a page that plays a recording: one HTML file that needs no other and may ask nothing of any network.
 

@@ -234,7 +234,7 @@ class TestDocument:
                 r"maps of \(7, 3, 5\) and pictures of \(3, 48, 64, 3\); expected",
             ),
             ({"pictures": np.zeros((2, 4, 4, 3), np.uint8)}, {}, r"expected \(7 frames, N, h, w\) and \(N, H, W, 3\)"),
-            ({}, {"most": 1}, "most is 1 and megabytes 4.0; expected at least 2 frames"),
+            ({}, {"most": 1}, "most is 1 and megabytes 3.0; expected at least 2 frames"),
             ({}, {"megabytes": 0}, "megabytes 0; expected at least 2 frames, and a number above 0"),
             ({}, {"cmap": "jett"}, "Did you mean 'jet'"),
             ({}, {"alpha": "cold"}, "alpha is 'cold'; expected a number in"),
