@@ -1,13 +1,19 @@
-"""Make a picture set many times as large: every picture as it is, and copies turned, shifted and mirrored at random.
+"""Make a picture set many times as large: every picture as it is, and copies of
+it, turned, shifted and mirrored at random.
 
-DATA is a folder with a folder for each class, or one with such folders in train and val. Pictures in val stay as
-they are. A copy of cap/7.jpg is cap/7~1.jpg; camcore train keeps a picture and its copies on one side of its split.
-What comes in over an edge is the picture mirrored at that edge. camcore train does the same on the fly, with new
-changes in every epoch; the set on the disk is for other programs, and for comparing with work that used one.
+DATA is a folder with a folder for each class, or one with such folders in train
+and val; pictures in val stay as they are. A copy of cap/7.jpg is cap/7~1.jpg;
+camcore train keeps a picture and its copies on one side of its split. What
+comes in over an edge is the picture mirrored at that edge.
+
+camcore train makes such changes on the fly, new ones in every epoch. The set on
+the disk is for other programs, and for comparing with work that used one.
+
+Exit status 2 if a picture could not be read; the others are written.
 
 examples:
   camcore augment flowers -o flowers-tenfold
-  camcore augment flowers -o flowers-turned --times 4 --rotate 45 --shift 0 --no-flip
+  camcore augment flowers -o turned --times 4 --rotate 45 --shift 0 --no-flip
 """
 
 from __future__ import annotations
@@ -81,10 +87,14 @@ def _tell(outcome: Outcome, output: str) -> None:
 
 
 def _summary(outcome: Outcome, output: str) -> str:
-    rows = [(name, f"{outcome.originals[name]} pictures and {outcome.copies[name]} copies") for name in outcome.classes]
+    rows = [(name, _counts(outcome.originals[name], outcome.copies[name])) for name in outcome.classes]
     total = sum(outcome.originals.values()) + sum(outcome.copies.values()) + outcome.held_out
     held = f", of which {outcome.held_out} to validate with, as they were" if outcome.held_out else ""
     return f"{columns(rows)}\n{total} pictures in {safe(output)}{held}"
+
+
+def _counts(pictures: int, copies: int) -> str:
+    return f"{pictures} picture{'s' * (pictures > 1)} and {copies} cop{'ies' if copies > 1 else 'y'}"
 
 
 def _document(outcome: Outcome, args: argparse.Namespace) -> dict[str, Any]:

@@ -1,7 +1,9 @@
-"""Draw a picture set to try things on: five kinds of merchandise in class folders, each picture with an exact mask.
+"""Draw a picture set to try things on: five kinds of merchandise in class
+folders, each picture with an exact mask.
 
-The folder gets train and val with a folder for each kind, and masks with the same names in masks/train and masks/val:
-white where the object is. The same seed gives the same pictures.
+The folder gets train and val with a folder for each kind, and masks with the
+same names in masks/train and masks/val: white where the object is. The same
+seed gives the same pictures.
 
 examples:
   camcore pictures merchandise
@@ -17,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from camcore.errors import InputError
-from camcore_tools.console import Progress, columns, print_json
+from camcore_tools.console import Progress, columns, print_json, safe
 
 SUMMARY = "draw a picture set to try things on: five kinds of merchandise, with masks"
 _LIMITS = {"count": (1, 100_000), "validation": (0, 100_000), "size": (16, 1024), "seed": (0, 2**63)}
@@ -95,4 +97,4 @@ def _draw_side(
 def _summary(folder: str, sides: dict[str, dict[str, int]]) -> str:
     rows = [(side, f"{sum(kinds.values())} pictures: {', '.join(kinds)}") for side, kinds in sides.items()]
     rows.append(("masks", "of all of them, white where the object is"))
-    return f"{columns(rows)}\nwritten to {folder}; try: camcore train {shlex.quote(folder)}"
+    return f"{columns(rows)}\nwritten to {safe(folder)}; try: camcore train {shlex.quote(folder)}"

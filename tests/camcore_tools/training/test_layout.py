@@ -68,7 +68,9 @@ class TestClassFolders:
 
     def test_pictures_beside_the_class_folders_are_noted(self, tmp_path: Path) -> None:
         side = list_side(touched(tmp_path, "a/1.jpg", "b/1.jpg", "1.jpg", "2.jpg", "notes.txt"))
-        assert side.notes == (f"2 pictures that lie in {tmp_path} itself, outside of the class folders, are not used",)
+        assert side.notes == (
+            f"2 pictures lie in {tmp_path} itself, outside of the class folders, and will not be used",
+        )
 
     def test_kinds_that_are_not_read_are_left_out_with_a_reason(self, tmp_path: Path) -> None:
         side = list_side(touched(tmp_path, "a/1.jpg", "a/IMG_1.HEIC", "b/1.jpg"))
@@ -178,7 +180,7 @@ class TestOtherFolders:
         [
             (
                 ["1.jpg", "2.jpg"],
-                "{0}: its 2 pictures lie in it directly; expected a folder for each class, such as {0}/cat/1.jpg and "
+                "{0}: pictures lie in it directly; expected a folder for each class, such as {0}/cat/1.jpg and "
                 "{0}/dog/2.jpg",
             ),
             (

@@ -106,8 +106,8 @@ def _check_is_folder(data: Path) -> None:
 
 
 def _no_folders(data: Path) -> str:
-    loose = sum(_is_picture(path) for path in _entries(data))
-    what = f"its {loose} pictures lie in it directly" if loose else "no pictures and no folders in it"
+    loose = any(_is_picture(path) for path in _entries(data))
+    what = "pictures lie in it directly" if loose else "no pictures and no folders in it"
     return f"{data}: {what}; {_EXPECTED.format(data)}"
 
 
@@ -192,7 +192,8 @@ def _are_empty(folder: Path, empty: Mapping[str, Sequence[tuple[str, str]]]) -> 
 
 def _loose(folder: Path) -> tuple[str, ...]:
     count = sum(_is_picture(path) for path in _entries(folder))
-    return (f"{count} pictures that lie in {folder} itself, outside of the class folders, are not used",) * bool(count)
+    what = "1 picture lies" if count == 1 else f"{count} pictures lie"
+    return (f"{what} in {folder} itself, outside of the class folders, and will not be used",) * bool(count)
 
 
 def _relative(path: Path, folder: Path) -> str:
