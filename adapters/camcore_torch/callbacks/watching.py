@@ -66,7 +66,8 @@ class Watching:
         assert self.recorder is not None
         if step:
             self.recorder.load_state_dict({"step": step})
-        self.recorder.frame()  # it is there; but what an earlier run has left in the folder is not
+        else:
+            self.recorder.frame()  # it is there; but what an earlier run has left in the folder goes
         self.recorder.on_frame.extend(self._on_frame)
         if self.recorder.records:
             for listener in self._on_frame:
