@@ -29,7 +29,6 @@ from camcore.recording_npz import read_recording, save_recording
 __all__ = ["RecordingWriter", "load_recording", "save_recording"]
 
 _ABOUT, _MAPS, _FRAMES, _NUMBERS = "about.npz", "maps.bin", "frames.bin", "numbers.jsonl"
-_LINES = 256  # of numbers that are kept until they are written
 _SAME = ("classes", "pictures", "masks", "labels", "names", "method", "layer", "rectifies")
 
 
@@ -147,11 +146,9 @@ class RecordingWriter:
         self._rows.append(row)
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Numbers after ``step`` steps; written with the next frame, or when there are many of them."""
+        """Numbers after ``step`` steps; written with the next frame or `flush`."""
         self._curves.log(step, numbers)
         self._waiting.append(json.dumps([step, dict(numbers)], separators=(",", ":")).encode() + b"\n")
-        if len(self._waiting) >= _LINES:
-            self.flush()
 
     def cut(self, step: int) -> None:
         """Drop what came after a step; -1 drops all. Recordings that were read before keep it."""

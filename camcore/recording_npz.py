@@ -127,7 +127,7 @@ class _Parts:
             raise InputError("an .npz file of something else; expected a recording of camcore")
         if about.get("version") != _VERSION:
             raise InputError(
-                f"a recording of version {about.get('version')!r}; this camcore reads {_VERSION}: update it"
+                f"a recording of version {about.get('version')!r}; this camcore reads {_VERSION}: update camcore"
             )
         return {
             "labels": None if about["labels"] is None else _texts(about["labels"]),

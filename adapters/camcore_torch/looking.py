@@ -62,10 +62,22 @@ class Looker:
         """As the network is now.
 
         Where scores are not finite, the picture has no best class (-1), and map and probability are NaN.
+
+        Raises
+        ------
+        CamError
+            If the network has become another one, which cannot be explained as before.
         """
-        with suppress(CamError):
-            return self._of(self._explainer(self._images, self._classes))
-        return self._what_is_left()
+        try:
+            out = self._explainer(self._images, self._classes)
+        except CamError:
+            look = self._what_is_left()
+            if (look.best >= 0).all():  # then something else is wrong
+                raise
+            return look
+        if out.method != self.about.method:
+            raise InputError(f"{self.about.method} is not possible any more, only {out.method}; these maps do not mix")
+        return self._of(out)
 
     def _of(self, out: Explanation) -> Look:
         return Look(out.maps[:, 0], *self._taken_for(out.scores))

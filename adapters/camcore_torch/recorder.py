@@ -76,9 +76,9 @@ class CamRecorder:
     Raises
     ------
     InputError
-        At construction, and only there: for pictures, classes, masks or options that cannot be used, a network that
-        gives no finite scores, has parameters without a shape (lazy) or sharded ones, a folder that cannot be
-        written to or has another recording.
+        At construction, later only for arguments: for pictures, classes, masks or options that cannot be used, a
+        network that gives no finite scores, has parameters without a shape (lazy) or sharded ones, a folder that
+        cannot be written to or has another recording.
     MethodNotPossible
         At construction, if the network cannot give what the method needs.
 
@@ -133,14 +133,13 @@ class CamRecorder:
         device: str = "auto",
         **options: Any,
     ) -> None:
-        if isinstance(every, bool) or not isinstance(every, (int, np.integer)) or every < 0:
-            raise InputError(
-                f"every is {every!r}; expected a whole number of steps, 1 or more, or 0 for no frames between"
-            )
+        if not _is_count(every):
+            raise InputError(f"every is {every!r}; expected a number of steps from 1 on, or 0 for no frames between")
         _check_whole(model)
         self.every, self.steps, self.records = int(every), 0, _is_first()
         self.on_frame: list[Callable[[CamRecorder], object]] = []
         self._waiting: list[tuple[int, dict[str, float | Tensor]]] = []
+        self._begun = False
         self._pending: Look | None = None
         if not self.records:
             return
@@ -152,11 +151,10 @@ class CamRecorder:
             self._look = Looker(explainer, watched, _known(classes, folder))
         about, first = self._look.about, self._look.first
         self._store: Store = RecordingBuffer(about) if folder is None else RecordingWriter(folder, about)
-        self._new = len(self._store) == 0
-        if self._new:
-            self._store.append(0, *first)
-        else:
+        if len(self._store):
             self._pending = first
+        else:
+            self._store.append(0, *first)
 
     @property
     def recording(self) -> Recording:
@@ -194,29 +192,29 @@ class CamRecorder:
         """Log numbers at the current step, such as the accuracy after an epoch."""
         if not self.records:
             return
-        self._begin()
+        self._begun = True
         kept = {name: _kept(name, value) for name, value in numbers.items() if value is not None}
         if kept:
             self._waiting.append((self.steps, kept))
         if len(self._waiting) >= _QUEUE:
-            self._settle()
+            self._flush()
 
     def frame(self) -> bool:
         """Take a frame now, unless there is one of this step; whether there is one."""
         if not self.records:
             return False
-        self._begin()
-        self._settle()
-        if self._store.last == self.steps:
-            return True
+        self._begun = True
         try:
+            self._settle()
+            if self._store.last == self.steps:
+                return True
             with kept_generators(), kept_attributes(self._model):
                 look = self._look()
             self._store.append(self.steps, *look)
-            self._tell()
         except Exception as error:  # whatever it is: hours of training are worth more than a frame
             _warn(f"the frame of step {self.steps} was left out: {error}")
             return False
+        self._tell()
         return True
 
     def _tell(self) -> None:
@@ -229,7 +227,8 @@ class CamRecorder:
 
     def finish(self) -> None:
         """Take the last frame, if there is none of this step yet, and write all that waits."""
-        self.frame()
+        if self._begun:
+            self.frame()
         self._flush()
 
     def __enter__(self) -> CamRecorder:
@@ -253,22 +252,32 @@ class CamRecorder:
 
         Load the weights first: where the frames of before are not there, since the folder is new or there is none,
         the recording begins with a frame of this step.
+
+        Raises
+        ------
+        InputError
+            For a state of something else, or if the folder cannot be written to.
         """
-        step = state.get("step")
-        if isinstance(step, bool) or not isinstance(step, (int, np.integer)) or step < 0:
+        step: Any = state.get("step")
+        if not _is_count(step):
             raise InputError(f"the state of a recorder has step {step!r}; expected what state_dict gave, such as 100")
-        self.steps = int(step)
+        first = not self._begun and self._pending is None  # then there is but the frame of the construction
+        self.steps, self._begun, self._pending = int(step), True, None
         self._waiting.clear()
-        self._pending = None
         if not self.records:
             return
-        self._store.cut(-1 if self._new else self.steps)
-        if self._new:
-            self._new = False
+        try:
+            self._store.cut(-1 if first else self.steps)
+        except OSError as error:
+            raise InputError(f"the recording cannot be cut at step {step}: {error}") from error
+        if first:
             self.frame()
 
     def save(self, folder: str | PathLike[str]) -> list[Path]:
-        """Write what was recorded into a folder: see `camcore.films.save_products`."""
+        """Write what was recorded into a folder; see `camcore.recording_products.save_products`.
+
+        Films, pages and numbers; nothing in a process that does not record.
+        """
         if not self.records:
             return []
         from camcore.recording_products import save_products
@@ -284,31 +293,31 @@ class CamRecorder:
             f"{len(self._store)} frames, step {self.steps})"
         )
 
-    def _begin(self) -> None:
-        """The training goes on. Where an old recording was found and nobody resumed, this is a new one."""
-        self._new = False
-        if self._pending is not None:
+    def _settle(self) -> None:
+        """Numbers that wait on their device, to the store.
+
+        The training goes on: where an old recording was found and nobody resumed, a new one begins.
+        """
+        if self._pending is not None and self._begun:
             self._store.cut(-1)
             self._store.append(0, *self._pending)
             self._pending = None
-
-    def _settle(self) -> None:
-        """Numbers that wait on their device, to the store."""
         waiting, self._waiting = self._waiting, []
-        try:
-            for step, numbers in waiting:
-                self._store.log(step, {name: float(value) for name, value in numbers.items()})
-        except OSError as error:
-            _warn(f"numbers wait, since they cannot be written: {error}")
+        for step, numbers in waiting:
+            self._store.log(step, {name: float(value) for name, value in numbers.items()})
 
     def _flush(self, *, sync: bool = False) -> None:
         if not self.records:
             return
-        self._settle()
         try:
+            self._settle()
             self._store.flush(sync=sync)
         except OSError as error:
             _warn(f"the recording waits in memory, since it cannot be written: {error}")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= 0
 
 
 def _check_whole(model: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 
 __all__ = ["kept_attributes", "kept_generators"]
 
-_OWN = frozenset(vars(nn.Module())) - {"training"}  # parameters, buffers, hooks: kept elsewhere, or not changed
+_OWN = frozenset(vars(nn.Module()))  # parameters, buffers, flags, hooks: kept elsewhere, or not changed
 
-_WRITABLE = frozenset({Tensor, list, dict, set})
+_WRITABLE = frozenset({Tensor, list, dict, set, deque, defaultdict, OrderedDict})
 
 
 @contextmanager

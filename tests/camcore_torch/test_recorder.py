@@ -429,6 +429,17 @@ class TestDivergence:
         assert recorder.recording.steps.tolist() == [0]
         assert recorder.recording.curves["loss"].values.tolist() == [1.0]
 
+    def test_a_head_that_is_none_any_more(self) -> None:
+        class Other(Head):
+            def forward(self, x: Tensor) -> Tensor:
+                return self.fc(x.amax((2, 3)))
+
+        model = small()
+        recorder = watching(model)
+        model[3] = Other(6)
+        with pytest.warns(RuntimeWarning, match="the frame of step 1 was left out: cam is not possible any more"):
+            recorder.step()
+
     def test_maps_of_another_size_are_left_out(self) -> None:
         model = small()
         recorder = watching(model)
@@ -476,7 +487,7 @@ class TestPictures:
             ({"images": IMAGES[:5, :2]}, "images have 2 channels|cannot take images"),
             ({"images": torch.full((5, 3, 16, 16), float("nan"))}, "pixels that are NaN"),
             ({"images": ["nowhere.png"]}, "preprocess|no such file"),
-            ({"every": -1}, "every is -1; expected a whole number of steps"),
+            ({"every": -1}, "every is -1; expected a number of steps"),
             ({"every": True}, "every is True"),
             ({"every": 2.5}, "every is 2.5"),
             ({"layer": "layer9"}, "no layer is called 'layer9'"),
@@ -562,6 +573,7 @@ class TestResuming:
     def test_beginning_again_begins_the_recording_again(self, tmp_path: Path) -> None:
         first = run(tmp_path, 10)[0].recording
         again = watching(small(seed=5), every=3, folder=tmp_path)
+        again.finish()
         assert same(again.recording, first)  # nothing is lost by looking
         again.step(loss=1)
         assert again.recording.steps.tolist() == [0]
