@@ -17,7 +17,7 @@ _KEYS_A = -0.75  # the cubic convolution coefficient of PyTorch, OpenCV and ONNX
 
 
 def resize(maps: NDArray[Any], size: Sequence[int], *, mode: Mode = "linear") -> NDArray[np.floating[Any]]:
-    """Resize the last ``len(size)`` axes to ``size``.
+    """Resize the last ``len(size)`` axes to ``size``. What is the same everywhere stays just that.
 
     Equal to ``torch.nn.functional.interpolate(align_corners=False)`` without antialiasing.
 
@@ -53,9 +53,18 @@ def resize(maps: NDArray[Any], size: Sequence[int], *, mode: Mode = "linear") ->
     if maps.dtype not in (np.float32, np.float64):
         maps = maps.astype(np.float32)
     _check(maps, size, mode)
+    small = maps
     for axis, new in enumerate(size, start=maps.ndim - len(size)):
         maps = _resize_axis(maps, axis, int(new), mode)
-    return maps
+    return maps if maps is small else _still_constant(small, maps, len(size))
+
+
+def _still_constant(small: NDArray[Any], large: NDArray[Any], spatial: int) -> NDArray[Any]:
+    """Weights sum to one but for rounding, and min-max would make a picture of what rounding leaves."""
+    axes = tuple(range(small.ndim - spatial, small.ndim))
+    low = small.min(axis=axes, keepdims=True)
+    constant = low == small.max(axis=axes, keepdims=True)
+    return np.where(constant, low, large) if constant.any() else large
 
 
 def _check(maps: NDArray[Any], size: Sequence[int], mode: str) -> None:

@@ -120,3 +120,16 @@ def test_every_row_of_the_matrix_sums_to_one(mode: str, old: int, new: int) -> N
 def test_what_cannot_be_resized(shape: tuple[int, ...], size: tuple[int, ...], mode: str, text: str) -> None:
     with pytest.raises(ValueError, match=re.escape(text)):
         resize(np.zeros(shape), size, mode=mode)
+
+
+@given(
+    st.floats(-(2.0**100), 2.0**100, width=32),
+    st.integers(1, 5),
+    st.integers(1, 40),
+    st.sampled_from(["linear", "cubic"]),
+)
+def test_a_constant_stays_that_constant(value: float, old: int, new: int, mode: str) -> None:
+    maps = np.stack([np.full((old, old + 1), value, np.float32), np.ones((old, old + 1), np.float32)])
+    larger = resize(maps, (new, new + 2), mode=mode)  # type: ignore[arg-type]
+    assert (larger[0] == np.float32(value)).all()
+    assert (larger[1] == 1).all()
