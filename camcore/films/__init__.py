@@ -1,0 +1,1 @@
+"""A recording as films and pictures: charts beside overlays, filmstrips, and how the maps drift."""

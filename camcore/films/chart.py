@@ -1,0 +1,228 @@
+"""A chart that grows with the training: lines on axes that stay, and a legend with the latest values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camcore.films.axes import Axis, step_axis
+from camcore.films.lines import decimated
+from camcore.films.theme import (
+    BAD,
+    FAINT,
+    FINE,
+    GRID,
+    PANEL,
+    RGB,
+    TEXT,
+    Color,
+    blank,
+    blend,
+    draw_dot,
+    draw_line,
+    draw_text,
+    text_width,
+)
+from camcore.recording import Curve
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PilImage
+    from PIL.ImageDraw import ImageDraw as Pencil
+
+__all__ = ["Chart", "Line", "Plot"]
+
+Real = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """One curve of a chart; its name and its latest value stand in the legend.
+
+    Attributes
+    ----------
+    name : str
+    curve : Curve
+        Values that are not finite are left out; where one is the latest, the legend says so.
+    color : (R, G, B)
+    text : callable
+        A value as the legend shows it.
+    smooth : Curve or None
+        Drawn instead of the curve, which then stands faintly behind.
+    level : float or None
+        A dashed line: where the curve would be by chance.
+    marks : bool
+        Put a red tick at each step whose value is not finite.
+    """
+
+    name: str
+    curve: Curve
+    color: Color
+    text: Callable[[float], str]
+    smooth: Curve | None = None
+    level: float | None = None
+    marks: bool = False
+
+    @property
+    def main(self) -> Curve:
+        """What is drawn in full colour."""
+        return self.curve if self.smooth is None else self.smooth
+
+    @property
+    def known_level(self) -> bool:
+        """Whether there is a dashed line."""
+        return self.level is not None and math.isfinite(self.level)
+
+    def latest(self, step: int) -> tuple[str, bool]:
+        """What the legend says at a step, and whether it is good news: a number, or nothing yet."""
+        if not math.isfinite(raw := self.curve.at(step)):
+            started = len(self.curve.steps) > 0 and self.curve.steps[0] <= step
+            return (str(raw).replace("nan", "NaN"), False) if started else ("–", True)
+        return self.text(self.main.at(step)), True
+
+
+class Plot(NamedTuple):
+    """What a chart shows: at least one line, the axis of the values, and the first and the last step."""
+
+    lines: Sequence[Line]
+    axis: Axis
+    steps: tuple[int, int]
+
+
+class Chart:
+    """A plot on axes that stay the same however much of the lines is drawn.
+
+    Parameters
+    ----------
+    plot : Plot
+    size : (width, height)
+        In pixels.
+    font : int
+        Size of the letters in pixels; margins and the width of lines follow it.
+    """
+
+    def __init__(self, plot: Plot, size: tuple[int, int], *, font: int = 12) -> None:
+        lines, axis, steps = plot
+        self._lines, self._axis, self.size, self._font = lines, axis, size, font
+        self._small = max(8, round(0.85 * font))
+        self._places = _legend_places(lines, size[0], font)
+        labels = max(text_width(label, self._small) for _, label in axis.ticks)
+        self._left, self._right = 1.2 * font, size[0] - labels - 1.7 * font
+        self._top, self._bottom = self._places[-1][1] + 1.7 * font, size[1] - 2.2 * font
+        self._steps = step_axis(*steps, most=max(2, round((self._right - self._left) / (4.5 * font))))
+        self._thin = {id(curve): self._thinned(curve) for line in lines for curve in (line.curve, line.main)}
+        self._ground = self._background()
+
+    def draw(self, step: int | None = None) -> RGB:
+        """(height, width, 3) pixels: the chart up to a step, or all of it."""
+        from PIL import ImageDraw
+
+        until = int(self._steps.high) if step is None else step
+        fine = self._ground.copy()
+        self._draw_lines(ImageDraw.Draw(fine), until)
+        image = fine.reduce(FINE)
+        pencil = ImageDraw.Draw(image)
+        self._label_axes(pencil)
+        self._draw_legend(pencil, until)
+        return np.asarray(image)
+
+    def _thinned(self, curve: Curve) -> Curve:
+        known = np.isfinite(curve.values)
+        columns = round((self._right - self._left) * FINE / 2)
+        return decimated(Curve(curve.steps[known], curve.values[known]), self._steps.low, self._steps.high, columns)
+
+    def _background(self) -> PilImage:
+        """What is the same at every step, ``FINE`` times as large."""
+        from PIL import ImageDraw
+
+        (width, height), unit = self.size, self._font * FINE / 12
+        image = blank(width * FINE, height * FINE)
+        pencil = ImageDraw.Draw(image)
+        pencil.rounded_rectangle((0, 0, width * FINE - 1, height * FINE - 1), 8 * unit, PANEL)
+        for value, _ in self._axis.ticks:
+            y = self._y(value) * FINE
+            pencil.line((self._left * FINE, y, self._right * FINE, y), GRID, max(1, round(0.8 * unit)))
+        for line, (x, y) in zip(self._lines, self._places, strict=True):
+            draw_dot(pencil, (x * FINE + 4 * unit, y * FINE), 4 * unit, line.color)
+            if line.known_level:
+                self._dash(pencil, line.level or 0, blend(line.color, PANEL, 0.6))
+        return image
+
+    def _dash(self, pencil: Pencil, level: float, color: Color) -> None:
+        y, dash = self._y(level) * FINE, 0.4 * self._font * FINE
+        for x in np.arange(self._left * FINE, self._right * FINE - dash, 2 * dash).tolist():
+            pencil.line((x, y, x + dash, y), color, max(1, round(self._font * FINE / 10)))
+
+    def _x(self, steps: NDArray[Any] | float) -> Real:
+        return self._left + (self._right - self._left) * self._steps.place(steps)
+
+    def _y(self, values: NDArray[Any] | float) -> Any:
+        return self._bottom + (self._top - self._bottom) * self._axis.place(values)
+
+    def _points(self, curve: Curve, until: int) -> Real:
+        thin = self._thin[id(curve)]
+        seen = int(np.searchsorted(thin.steps, until, side="right"))
+        return np.stack([self._x(thin.steps[:seen]), self._y(thin.values[:seen])], axis=1) * FINE
+
+    def _draw_lines(self, pencil: Pencil, until: int) -> None:
+        unit = self._font * FINE / 12
+        for line in self._lines:
+            if line.smooth is not None:
+                draw_line(pencil, self._points(line.curve, until), blend(line.color, PANEL, 0.35), unit)
+            if line.marks:
+                self._mark_lost(pencil, line.curve, until)
+        for line in self._lines:
+            points = self._points(line.main, until)
+            draw_line(pencil, points, line.color, 2 * unit)
+            if len(points):
+                draw_dot(pencil, points[-1], 5.2 * unit, PANEL)
+                draw_dot(pencil, points[-1], 3.6 * unit, line.color)
+
+    def _mark_lost(self, pencil: Pencil, curve: Curve, until: int) -> None:
+        """Ticks on the axis; at most one a pixel."""
+        lost = curve.steps[~np.isfinite(curve.values) & (curve.steps <= until)]
+        bottom, high, wide = self._bottom * FINE, 0.5 * self._font * FINE, max(1, self._font * FINE // 12)
+        for x in np.unique(np.rint(self._x(lost))).tolist():
+            pencil.line((x * FINE, bottom - high, x * FINE, bottom), BAD, wide)
+
+    def _label_axes(self, pencil: Pencil) -> None:
+        for value, label in self._axis.ticks:
+            at = self._right + 0.6 * self._font, float(self._y(value))
+            draw_text(pencil, at, label, size=self._small, color=FAINT)
+        for value, label in self._steps.ticks:
+            x = max(float(self._x(value)), self._left + text_width(label, self._small) / 2)
+            draw_text(pencil, (x, self._bottom + 1.1 * self._font), label, size=self._small, color=FAINT, anchor="mm")
+
+        for level, line in {line.level: line for line in self._lines if line.known_level}.items():
+            at, color = (self._right, float(self._y(level or 0)) - 2), blend(line.color, PANEL, 0.75)
+            draw_text(pencil, at, "by chance", size=self._small, color=color, anchor="rb")
+
+    def _draw_legend(self, pencil: Pencil, until: int) -> None:
+        font = self._font
+        for line, (x, y) in zip(self._lines, self._places, strict=True):
+            text, good = line.latest(until)
+            most = self.size[0] - x - 2.4 * font - _value_width(font)
+            draw_text(pencil, (x + 1.1 * font, y), line.name, size=font, color=FAINT, width=most)
+            after = x + 1.55 * font + min(most, text_width(line.name, font))
+            draw_text(pencil, (after, y), text, size=font, color=TEXT if good else BAD)
+
+
+def _legend_places(lines: Sequence[Line], width: int, font: int) -> list[tuple[float, float]]:
+    """Where each entry begins: as many side by side as there is room for, with room for the widest value."""
+    places: list[tuple[float, float]] = []
+    x, y = 1.2 * font, 1.6 * font
+    for line in lines:
+        wide = 1.55 * font + text_width(line.name, font) + _value_width(font)
+        if places and x + wide > width - 0.8 * font:
+            x, y = 1.2 * font, y + 1.6 * font
+        places.append((x, y))
+        x += wide + font
+    return places
+
+
+def _value_width(font: int) -> float:
+    return max(text_width(widest, font) for widest in ("100 %", "0.00"))
