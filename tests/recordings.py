@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from camcore.recording import Curve, Recording
+from camcore.recording_buffer import Store
 
 
 def recording(frames: int = 4, pictures: int = 3, *, size: tuple[int, int] = (5, 6), seed: int = 0) -> Recording:
@@ -55,3 +56,13 @@ def _told(recording: Recording) -> dict[str, Any]:
             array = isinstance(value, np.ndarray)
             told[name] = (value.dtype, value.shape, value.tobytes()) if array else value
     return told
+
+
+def fill(store: Store, whole: Recording, start: int = 0) -> None:
+    """All frames and numbers, in the order in which a training would give them."""
+    for step in range(start, whole.total + 1):
+        numbers = {n: float(c.values[c.steps == step][0]) for n, c in whole.curves.items() if step in c.steps}
+        if numbers:
+            store.log(step, numbers)
+        for frame in np.flatnonzero(whole.steps == step).tolist():
+            store.append(step, whole.maps[frame], whole.probabilities[frame], whole.best[frame])

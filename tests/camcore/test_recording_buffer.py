@@ -6,21 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from recordings import equal, recording, without_frames
+from recordings import equal, fill, recording, without_frames
 
 from camcore.errors import InputError
-from camcore.recording import Recording
-from camcore.recording_buffer import Curves, RecordingBuffer, Rows, Store
-
-
-def fill(store: Store, whole: Recording, start: int = 0) -> None:
-    """All frames and numbers, in the order in which a training would give them."""
-    for step in range(start, whole.total + 1):
-        numbers = {n: float(c.values[c.steps == step][0]) for n, c in whole.curves.items() if step in c.steps}
-        if numbers:
-            store.log(step, numbers)
-        for frame in np.flatnonzero(whole.steps == step).tolist():
-            store.append(step, whole.maps[frame], whole.probabilities[frame], whole.best[frame])
+from camcore.recording_buffer import Curves, RecordingBuffer, Rows
 
 
 @given(st.lists(st.integers(-9, 9), max_size=40), st.integers(0, 40))
