@@ -11,20 +11,25 @@ import numpy as np
 from camcore.drift import chance_inside
 from camcore.drift import trends as find_trends
 from camcore.errors import InputError, suggest
-from camcore.films.axes import loss_axis, share_axis
+from camcore.films.axes import linear_axis, loss_axis, share_axis
 from camcore.films.chart import Line, Plot
 from camcore.films.curves import as_shares
 from camcore.films.lines import smoothed
 from camcore.films.theme import LOSSES, SHARES, Color
 from camcore.recording import Curve, Recording
 
-__all__ = ["loss_plot", "share_curves", "share_text", "shares_plot"]
+__all__ = ["loss_plot", "moved_plot", "share_curves", "share_text", "shares_plot"]
 
 _ROUGH = 60  # a line of so many values is read more easily when smoothed
 _MOST = 3  # logged shares that are drawn where none are asked for
 _ROUNDING = 1e-6
 _INSIDE = ("energy_inside", "peaks_inside")
-_SPELLED = {"energy_inside": "energy on the object", "peaks_inside": "peaks on the object"}
+_SPELLED = {
+    "energy_inside": "energy on the object",
+    "peaks_inside": "peaks on the object",
+    "drift_final": "from the final maps",
+    "drift_previous": "from the frame before",
+}
 
 
 def loss_plot(recording: Recording) -> Plot | None:
@@ -41,8 +46,11 @@ def loss_plot(recording: Recording) -> Plot | None:
 
 
 def _loss_line(name: str, curve: Curve, color: Color) -> Line:
-    rough = int(np.isfinite(curve.values).sum()) >= _ROUGH
-    return Line(_spoken(name), curve, color, _loss_text, smooth=smoothed(curve) if rough else None, marks=True)
+    return Line(_spoken(name), curve, color, _loss_text, smooth=_smooth(curve), marks=True)
+
+
+def _smooth(curve: Curve) -> Curve | None:
+    return smoothed(curve) if int(np.isfinite(curve.values).sum()) >= _ROUGH else None
 
 
 def _both(line: Line) -> tuple[Curve, Curve]:
@@ -67,6 +75,17 @@ def shares_plot(
         for (name, curve), color in zip(curves.items(), cycle(SHARES), strict=False)
     ]
     return Plot(lines, share_axis(), _span(recording)) if lines else None
+
+
+def moved_plot(recording: Recording, *, trends: Mapping[str, Curve] | None = None) -> Plot:
+    """How far the maps are from those of the frame before and from the final ones: see `camcore.drift.map_drift`."""
+    found = find_trends(recording) if trends is None else trends
+    lines = [
+        Line(_spoken(name), found[name], color, lambda value: f"{value:.2f}")
+        for name, color in zip(("drift_final", "drift_previous"), (SHARES[3], LOSSES[1]), strict=True)
+    ]
+    highest = max(np.nanmax(found[name].values, initial=1.0) for name in ("drift_final", "drift_previous"))
+    return Plot(lines, linear_axis(0, highest), _span(recording))
 
 
 def share_curves(

@@ -1,157 +1,119 @@
-"""A training as a film: the overlays of its pictures beside the curves, step after step."""
+"""Frames into animated files: GIF and WebP, ten frames a second, repeated endlessly, the last frame held."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, overload
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from camcore.films.chart import Chart, Plot
-from camcore.films.charts import loss_plot, shares_plot
-from camcore.films.montage import Montage
-from camcore.films.theme import FAINT, GRID, RGB, blank, draw_text, image_of, text_width
-from camcore.recording import Curve, Recording
-from camcore.render import at_least
+from camcore.errors import InputError
+from camcore.files import write_atomically
+from camcore.films.frames import Film, frames_of
+from camcore.films.theme import RGB, image_of
+from camcore.recording import Recording
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
-__all__ = ["Film", "frames_of"]
+__all__ = ["Film", "frames_of", "save_gif", "save_webp", "write_gif", "write_webp"]
 
-_WIDTH = 960  # of a film at which the sizes below are meant, in pixels
-_FONT, _LEAST_FONT, _MARGIN, _GAP = 13, 9, 20, 12
-_PICTURES, _CHART, _LEAST_HEIGHT = (556, 476), 344, 330
-
-
-class Film(Sequence[RGB]):
-    """The frames of a recording as pictures, each drawn when it is asked for. See `frames_of`."""
-
-    def __init__(
-        self,
-        recording: Recording,
-        *,
-        most: int = 120,
-        width: int = _WIDTH,
-        shares: Sequence[str] | None = None,
-        columns: int | None = None,
-        cmap: str = "jet",
-        alpha: float | Literal["heat"] = "heat",
-        title: str | None = None,
-        trends: Mapping[str, Curve] | None = None,
-    ) -> None:
-        self._unit = at_least(_WIDTH // 4, "width", width) / _WIDTH
-        self._font, self._margin, self._gap = max(_LEAST_FONT, self._px(_FONT)), self._px(_MARGIN), self._px(_GAP)
-        self._shown = recording.thinned(at_least(1, "most", most))
-        box = self._px(_PICTURES[0]), self._px(_PICTURES[1])
-        self._montage = Montage(self._shown, box, font=self._font, columns=columns, cmap=cmap, alpha=alpha)
-        plots = [loss_plot(recording), shares_plot(recording, shares, trends=trends)]
-        self._charts = self._sized([plot for plot in plots if plot is not None])
-        self._total, self._epoch = recording.total, recording.curves.get("epoch")
-        named = f"{recording.method} · {recording.layer}" if recording.layer else recording.method
-        self._ground = self._background(named if title is None else title)
-
-    def __len__(self) -> int:
-        return len(self._shown)
-
-    @overload
-    def __getitem__(self, index: int) -> RGB: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[RGB]: ...
-    def __getitem__(self, index: int | slice) -> RGB | list[RGB]:
-        if isinstance(index, slice):
-            return [self[n] for n in range(*index.indices(len(self)))]
-        return self._draw(range(len(self))[index])
-
-    @property
-    def pictures(self) -> tuple[int, int, int, int]:
-        """The box (x0, y0, x1, y1) of the overlays in every frame."""
-        left, top = self._margin, self._top
-        return left, top, left + self._montage.size[0], top + self._montage.size[1]
-
-    @property
-    def _top(self) -> int:
-        return self._margin + round(2.3 * self._font)
-
-    def _px(self, units: float) -> int:
-        return round(units * self._unit)
-
-    def _sized(self, plots: list[Plot]) -> list[Chart]:
-        """The charts, one above the other, together as high as the pictures."""
-        high = max(self._montage.size[1], self._px(_LEAST_HEIGHT))
-        each = (high - (len(plots) - 1) * self._gap) // max(len(plots), 1)
-        return [Chart(plot, (self._px(_CHART), each), font=self._font) for plot in plots]
-
-    def _background(self, title: str) -> PilImage:
-        from PIL import ImageDraw
-
-        across, high = self._montage.size
-        across = max(across, self._px(320))
-        if self._charts:
-            across += self._margin + self._px(_CHART)
-            high = max(high, self._px(_LEAST_HEIGHT))
-        image = blank(across + 2 * self._margin, self._top + high + self._margin)
-        at = image.width - self._margin, self._margin + 0.4 * self._font
-        draw_text(ImageDraw.Draw(image), at, title, size=self._font, color=FAINT, anchor="rm", width=0.5 * across)
-        return image
-
-    def _draw(self, frame: int) -> RGB:
-        """The header above, the pictures on the left, the charts on the right."""
-        image, step, top = self._ground.copy(), int(self._shown.steps[frame]), self._top
-        self._draw_header(image, step)
-        image.paste(image_of(self._montage.draw(frame)), (self._margin, top))
-        for chart in self._charts:
-            image.paste(image_of(chart.draw(step)), (image.width - self._margin - chart.size[0], top))
-            top += chart.size[1] + self._gap
-        return np.asarray(image)
-
-    def _draw_header(self, image: PilImage, step: int) -> None:
-        from PIL import ImageDraw
-
-        pencil, large = ImageDraw.Draw(image), round(1.2 * self._font)
-        left, y, bar = self._margin, self._margin + 0.4 * self._font, self._margin + round(1.35 * self._font)
-        draw_text(pencil, (left, y), f"step {step} / {self._total}", size=large)
-        epoch = self._epoch.at(step) if self._epoch is not None else math.nan
-        if math.isfinite(epoch):
-            after = left + text_width(f"step {self._total} / {self._total}", large) + 1.4 * self._font
-            draw_text(pencil, (after, y), f"epoch {epoch:.4g}", size=large, color=FAINT)
-        length, thick = image.width - 2 * self._margin - 1, max(1, self._px(2))
-        done = round(length * min(step / max(self._total, 1), 1))
-        pencil.rectangle((left, bar, left + length, bar + thick), GRID)
-        pencil.rectangle((left, bar, left + done, bar + thick), FAINT)
+_FRAME_MS, _LAST_MS = 100, 4000
+_COLOURS = 250  # fewer than 256: one must be left to say that a pixel did not change
+_SAMPLE, _SAMPLED_FRAMES = 100_000, 16
+_QUALITY = 78
 
 
-def frames_of(recording: Recording, **options: Any) -> Film:
-    """Draw a recording as the frames of a film: overlays beside the curves of loss and shares, up to each frame's step.
+def save_gif(path: str | PathLike[str], recording: Recording, **options: Any) -> Path:
+    """Write a recording as an animated GIF.
 
     Parameters
     ----------
+    path : path
+        Ends in .gif. A file that is there is replaced.
     recording : Recording
-    most : int
-        Frames, 120 by default; of more, the first, the last and evenly chosen ones between them are taken.
-    width : int
-        Of each frame in pixels, 960 by default; letters and lines follow it. Narrower without curves.
-    shares : sequence of str, optional
-        The curves of the second chart: see `camcore.films.charts.share_curves`. Empty for none.
-    columns : int, optional
-        Of pictures. By default so many that the pictures are as large as can be.
-    cmap, alpha
-        See `camcore.render.overlay`; by default ``"jet"`` and ``"heat"``.
-    title : str, optional
-        Stands above on the right; the method and the layer where absent.
-    trends : mapping of str to Curve, optional
-        What `camcore.drift.trends` gives for the recording; computed where absent.
-
-    Returns
-    -------
-    sequence of (height, width, 3) uint8 ndarray
-        All of one size. Each is drawn when it is asked for: iterate over it, and a film of any length takes the memory
-        of one frame.
+    **options
+        See `camcore.films.frames.frames_of`.
 
     Raises
     ------
     InputError
-        For a recording without frames or pictures, and for an option out of range.
+        For another suffix, and as `camcore.films.frames.frames_of`.
+    OSError
+        As `camcore.files.write_atomically`.
     """
-    return Film(recording, **options)
+    return write_gif(path, frames_of(recording, **options))
+
+
+def save_webp(path: str | PathLike[str], recording: Recording, **options: Any) -> Path:
+    """Write a recording as an animated WebP: all colours, and less than half the size of the GIF.
+
+    ``path`` ends in .webp; for all else see `save_gif`.
+    """
+    return write_webp(path, frames_of(recording, **options))
+
+
+def write_gif(path: str | PathLike[str], frames: Sequence[RGB]) -> Path:
+    """Write frames with one palette of their own colours, which does not flicker.
+
+    Until the file is written they are held in memory with one byte a pixel.
+    """
+    from PIL import Image
+
+    path, palette = _checked(path, ".gif", frames), _palette(frames)
+    # Not dithered: dots that jump about flicker, and compress badly.
+    drawn = (image_of(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
+    first = next(drawn)
+    options: dict[str, Any] = {"append_images": drawn, "optimize": True, "loop": 0, "duration": _durations(frames)}
+    return write_atomically(path, lambda file: first.save(file, "GIF", save_all=True, **options))
+
+
+def write_webp(path: str | PathLike[str], frames: Sequence[RGB]) -> Path:
+    """Write frames, of which no more than one at a time is held in memory."""
+    path, reel = _checked(path, ".webp", frames), _reel(frames)
+    options: dict[str, Any] = {"quality": _QUALITY, "method": 4, "loop": 0, "duration": _durations(frames)}
+    return write_atomically(path, lambda file: reel.save(file, "WEBP", save_all=True, **options))
+
+
+def _checked(path: str | PathLike[str], suffix: str, frames: Sequence[RGB]) -> Path:
+    path = Path(path)
+    if path.suffix.lower() != suffix:
+        raise InputError(f"the file is called {path.name!r}; expected a name that ends in {suffix}")
+    if len(frames) == 0:
+        raise InputError("there are no frames; expected at least one")
+    return path
+
+
+def _durations(frames: Sequence[RGB]) -> list[int]:
+    return [_FRAME_MS] * (len(frames) - 1) + [_LAST_MS]
+
+
+def _palette(frames: Sequence[RGB]) -> PilImage:
+    """The colours of a sample of pixels of a sample of frames, the last among them."""
+    chosen = np.unique(np.rint(np.linspace(0, len(frames) - 1, _SAMPLED_FRAMES)).astype(int)).tolist()
+    size = frames[-1].shape[0] * frames[-1].shape[1]
+    stride = max(1, round((len(chosen) * size / _SAMPLE) ** 0.5))
+    pixels = np.concatenate([frames[n][::stride, ::stride] for n in chosen])
+    return image_of(pixels).quantize(_COLOURS, kmeans=1)
+
+
+def _reel(frames: Sequence[RGB]) -> PilImage:
+    """Frames as one image of many, which Pillow goes through as it does through an animated file."""
+    from PIL import Image
+
+    class Reel(Image.Image):
+        n_frames = len(frames)
+
+        def seek(self, frame: int) -> None:
+            drawn = image_of(frames[frame])
+            self.im, self._mode, self._size = drawn.im, drawn.mode, drawn.size
+            self._frame = frame
+
+        def tell(self) -> int:
+            return self._frame
+
+    reel = Reel()
+    reel.seek(0)
+    return reel
