@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain, count
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -64,9 +65,8 @@ class ClassColors:
 
     def _free(self, taken: Sequence[int]) -> int:
         """The first place that no class holds; else that none of this picture has taken."""
-        first = range(len(PALETTE))
-        places = [p for p in first if p not in self._held.values()] + [*first]
-        return next((p for p in places if p not in taken), len(taken))
+        free = [place for place in range(len(PALETTE)) if place not in self._held.values()]
+        return next(place for place in chain(free, count()) if place not in taken)
 
 
 def _tone(place: int) -> RGBTuple:
