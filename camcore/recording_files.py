@@ -26,7 +26,7 @@ from camcore.recording import Recording
 from camcore.recording_buffer import Curves, Rows, check_frame
 from camcore.recording_npz import read_recording, save_recording
 
-__all__ = ["RecordingWriter", "load_recording", "save_recording"]
+__all__ = ["RecordingWriter", "load_recording", "save_recording", "unwritable"]
 
 _ABOUT, _MAPS, _FRAMES, _NUMBERS = "about.npz", "maps.bin", "frames.bin", "numbers.jsonl"
 _SAME = ("classes", "pictures", "masks", "labels", "names", "method", "layer", "rectifies")
@@ -64,6 +64,13 @@ def load_recording(path: str | PathLike[str]) -> Recording:
     return found.recording
 
 
+def unwritable(folder: str | PathLike[str], error: OSError) -> InputError:
+    """The answer where a folder cannot be written to."""
+    why = os.strerror(error.errno) if error.errno else str(error)
+    text = f"the recording cannot be written to {os.fspath(folder)!r}: {why}"
+    return InputError(f"{text}; choose a folder that you may write to, on a disk with room")
+
+
 class RecordingWriter:
     """A recording that grows in a folder; a `camcore.recording_buffer.Store`.
 
@@ -95,8 +102,7 @@ class RecordingWriter:
             for name in (_MAPS, _FRAMES, _NUMBERS):
                 (self.folder / name).open("ab").close()
         except OSError as error:
-            text = f"the recording cannot be written to {str(self.folder)!r}: {error.strerror or error}"
-            raise InputError(f"{text}; choose a folder that you may write to, on a disk with room") from error
+            raise unwritable(self.folder, error) from error
         self._rows, self._curves, self._numbers_end = found.rows, found.curves, found.numbers_end
         self._cut_file(_FRAMES, found.rows.array.nbytes)
         self._cut_file(_MAPS, len(found.rows) * self._frame_bytes)

@@ -1,24 +1,28 @@
-"""What a recording becomes: a film, a timeline, a filmstrip and how far the maps moved, in one folder."""
+"""What a recording becomes: films, a page, a filmstrip and how far the maps moved, in one folder."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from camcore.drift import trends
 from camcore.errors import InputError
 from camcore.files import write_atomically
-from camcore.recording import Recording
-from camcore.recording_files import save_recording
+from camcore.recording import Curve, Recording
+from camcore.recording_files import save_recording, unwritable
 
 __all__ = ["save_products"]
 
+_ROWS = 3  # of the filmstrip
+
 
 def save_products(folder: str | PathLike[str], recording: Recording) -> list[Path]:
-    """Write recording.npz, training.gif, training.webp, timeline.html, filmstrip.png and drift.json.
+    """Write recording.npz, drift.json, training.gif, training.webp, timeline.html and filmstrip.png.
 
     Parameters
     ----------
@@ -29,7 +33,8 @@ def save_products(folder: str | PathLike[str], recording: Recording) -> list[Pat
     Returns
     -------
     list of Path
-        The files.
+        The files. ``drift.json`` has the curves of `camcore.drift.trends` at the steps of the frames, null where there
+        is no number; ``filmstrip.png`` shows the first picture of each of up to three classes.
 
     Raises
     ------
@@ -41,27 +46,29 @@ def save_products(folder: str | PathLike[str], recording: Recording) -> list[Pat
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return [*_data(folder, recording), *_pictures(folder, recording)]
+        path, found = save_recording(folder / "recording.npz", recording), trends(recording)
+        return [path, _save_drift(folder / "drift.json", recording, found), *_save_pictures(folder, recording, found)]
     except OSError as error:
-        raise InputError(
-            f"{error.strerror or error}: {str(folder)!r}; choose a folder that you may write to"
-        ) from error
+        raise unwritable(folder, error) from error
 
 
-def _data(folder: Path, recording: Recording) -> list[Path]:
-    text = json.dumps(_drift(recording), indent=1, allow_nan=False)
+def _save_drift(path: Path, recording: Recording, found: Mapping[str, Curve]) -> Path:
+    numbers = {n: [v if math.isfinite(v) else None for v in curve.values.tolist()] for n, curve in found.items()}
+    text = json.dumps({"steps": recording.steps.tolist(), **numbers}, indent=1, allow_nan=False)
+    return write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _save_pictures(folder: Path, recording: Recording, found: Mapping[str, Curve]) -> list[Path]:
+    from camcore.films.film import frames_of, write_gif, write_webp
+    from camcore.films.filmstrip import save_filmstrip
+    from camcore.films.timeline import save_timeline
+
+    film, strip = frames_of(recording, trends=found), folder / "filmstrip.png"
+    rows = np.sort(np.unique(recording.classes, return_index=True)[1])[:_ROWS].tolist()
+    save_filmstrip(strip, recording, picture=rows)
     return [
-        save_recording(folder / "recording.npz", recording),
-        write_atomically(folder / "drift.json", lambda file: file.write(text.encode())),
+        write_gif(folder / "training.gif", film),
+        write_webp(folder / "training.webp", film),
+        save_timeline(folder / "timeline.html", recording),
+        strip,
     ]
-
-
-def _drift(recording: Recording) -> dict[str, Any]:
-    """Each trend by its name: values at the steps of the frames, null where there is none."""
-    curves = {name: curve.values.tolist() for name, curve in trends(recording).items()}
-    numbers = {name: [v if math.isfinite(v) else None for v in values] for name, values in curves.items()}
-    return {"steps": recording.steps.tolist(), **numbers}
-
-
-def _pictures(folder: Path, recording: Recording) -> list[Path]:
-    return []
