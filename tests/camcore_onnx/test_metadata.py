@@ -35,6 +35,7 @@ class TestRoundTrip:
             Card(preprocess=PRESETS["caffe"]),
             Card(preprocess=preprocess("tf", size=(96, 64), resize="squash")),
             Card(labels=("Ä, ö", "日本", 'quote " \\'), layer="a/b", head="x -> y", version="0.1"),
+            Card(second_weight="recam_weight"),
         ],
     )
     def test_what_is_written_is_read(self, card):

@@ -5,8 +5,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from camcore_onnx import export
 from camcore_tools.cli import main
 from onnx_graphs import Graph
 
@@ -32,6 +34,31 @@ def test_json(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "gradient": True,
     }
     assert document["methods"]["cam"]["possible"]
+
+
+def test_a_second_classifier(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export(model, tmp_path / "two.onnx", second_weight=np.ones((4, 5), np.float32))
+    for file, said in ((model, None), (tmp_path / "two.onnx", {"weight": [4, 5], "problem": None})):
+        assert main(["inspect", str(file), "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert document["second classifier"] == said
+        assert document["methods"]["recam"]["possible"] == (said is not None)
+        assert main(["inspect", str(file)]) == 0
+        text = " ".join(capsys.readouterr().out.split())
+        assert ("second head its weight (4, 5) is inside, for the method recam" in text) == (said is not None)
+        assert ("recam: it needs the weight of a second classifier, and this model has none." in text) == (said is None)
+
+
+def test_a_second_classifier_that_is_not_there(
+    tiny: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    proto = tiny()  # type: ignore[operator]
+    proto.metadata_props.add(key="camcore.second_weight", value='"lost\\u001b[2J"')
+    onnx.save(proto, tmp_path / "m.onnx")
+    assert main(["inspect", str(tmp_path / "m.onnx")]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "as the weight of a second classifier, and it has no such output ('scores'); export it again" in text
+    assert "\x1b" not in text
 
 
 def test_obstacle_is_named(tiny: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
