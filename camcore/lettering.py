@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
-__all__ = ["clean", "narrowed", "typeset"]
+__all__ = ["clean", "is_drawn", "narrowed", "typeset"]
 
 # Pillow's built-in font draws ASCII and little more; what NFKD does not take apart is spelled out here.
 _SPELLED = str.maketrans({"–": "-", "—": "-", "−": "-", "×": "x", "ß": "ss", "ø": "o", "Ø": "O", "æ": "ae", "Æ": "AE"})
@@ -43,6 +43,12 @@ def _system_fonts(size: int) -> Iterator[FreeTypeFont]:
     for name in _SYSTEM_FONTS:
         with suppress(OSError):  # not installed
             yield ImageFont.truetype(name, size)
+
+
+def is_drawn(text: str, font: FreeTypeFont) -> bool:
+    """Whether a font has most of the letters of a text: the others are drawn as empty boxes."""
+    letters = {c for c in text if not c.isspace()}
+    return 2 * _count_drawn(font, letters) >= len(letters)
 
 
 def _count_drawn(font: FreeTypeFont, letters: set[str]) -> int:

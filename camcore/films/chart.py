@@ -113,6 +113,8 @@ class Chart:
         labels = max(text_width(label, self._small) for _, label in axis.ticks)
         self._left, self._right = 1.2 * font, size[0] - labels - 1.7 * font
         self._top, self._bottom = self._places[-1][1] + 1.7 * font, size[1] - 2.2 * font
+        room = int((self._bottom - self._top) / (1.7 * font))
+        self._ticks = axis.ticks[:: max(1, math.ceil((len(axis.ticks) - 1) / max(room, 1)))]
         self._steps = step_axis(*steps, most=max(2, round((self._right - self._left) / (4.5 * font))))
         self._thin = {id(curve): self._thinned(curve) for line in lines for curve in (line.curve, line.main)}
         self._ground = self._background()
@@ -143,7 +145,7 @@ class Chart:
         image = blank(width * FINE, height * FINE)
         pencil = ImageDraw.Draw(image)
         pencil.rounded_rectangle((0, 0, width * FINE - 1, height * FINE - 1), 8 * unit, PANEL)
-        for value, _ in self._axis.ticks:
+        for value, _ in self._ticks:
             y = self._y(value) * FINE
             pencil.line((self._left * FINE, y, self._right * FINE, y), GRID, max(1, round(0.8 * unit)))
         for line, (x, y) in zip(self._lines, self._places, strict=True):
@@ -190,7 +192,7 @@ class Chart:
             pencil.line((x * FINE, bottom - high, x * FINE, bottom), BAD, wide)
 
     def _label_axes(self, pencil: Pencil) -> None:
-        for value, label in self._axis.ticks:
+        for value, label in self._ticks:
             at = self._right + 0.6 * self._font, float(self._y(value))
             draw_text(pencil, at, label, size=self._small, color=FAINT)
         for value, label in self._steps.ticks:

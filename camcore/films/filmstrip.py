@@ -13,8 +13,7 @@ from camcore.errors import InputError, suggest
 from camcore.files import save_picture
 from camcore.films.charts import loss_plot, share_text
 from camcore.films.montage import enlarged, framed
-from camcore.films.theme import BAD, FAINT, GOOD, GRID, RGB, Color, blank, draw_text, image_of, text_width
-from camcore.labels import short_name
+from camcore.films.theme import BAD, FAINT, GOOD, GRID, RGB, Color, blank, class_name, draw_text, image_of, text_width
 from camcore.recording import Recording
 from camcore.render import at_least, overlay
 
@@ -205,7 +204,7 @@ class _Strip:
 
     def _write_name(self, pencil: Pencil, row: int) -> None:
         (left, right), y = self._span(0), self._corner(0, row)[1] + self._high + 0.95 * self._font
-        name = short_name(self._recording.label(int(self._recording.classes[row])))
+        name = class_name(self._recording, int(self._recording.classes[row]), self._font)
         draw_text(pencil, (left, y), name, size=self._font, width=right - left)
 
     def _write_caption(self, pencil: Pencil, frame: int, row: int, color: Color) -> None:
@@ -215,5 +214,5 @@ class _Strip:
         best = int(self._recording.best[frame, row])
         if best != self._recording.classes[row]:
             room = right - left - text_width(chance, self._font) - 0.4 * self._font
-            text = f"taken for {short_name(self._recording.label(best))}"
+            text = f"taken for {class_name(self._recording, best, self._small)}"
             draw_text(pencil, (left, y), text, size=self._small, color=FAINT, width=room)

@@ -17,6 +17,7 @@ from camcore.render import at_least
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
+    from PIL.ImageDraw import ImageDraw as Pencil
 
 __all__ = ["Film", "frames_of"]
 
@@ -100,26 +101,37 @@ class Film(Sequence[RGB]):
         """The header above, the pictures on the left, the charts on the right."""
         image, step, top = self._ground.copy(), int(self._shown.steps[frame]), self._top
         self._draw_header(image, step)
-        image.paste(image_of(self._montage.draw(frame)), (self._margin, top))
+        spare = image.height - self._margin - top - self._montage.size[1]
+        image.paste(image_of(self._montage.draw(frame)), (self._margin, top + spare // 2))
         for chart in self._charts:
             image.paste(image_of(chart.draw(step)), (image.width - self._margin - chart.size[0], top))
             top += chart.size[1] + self._gap
         return np.asarray(image)
 
     def _draw_header(self, image: PilImage, step: int) -> None:
+        """The step, the epoch where it is known, and a bar that grows."""
         from PIL import ImageDraw
 
-        pencil, large = ImageDraw.Draw(image), round(1.2 * self._font)
-        left, y, bar = self._margin, self._margin + 0.4 * self._font, self._margin + round(1.35 * self._font)
-        draw_text(pencil, (left, y), f"step {step} / {self._total}", size=large)
+        pencil, bar = ImageDraw.Draw(image), self._margin + round(1.35 * self._font)
+        at = self._draw_count(pencil, self._margin, "step", str(step), str(self._total))
+        if self._total:
+            at = self._draw_count(pencil, at - 0.9 * self._font, "of", str(self._total), str(self._total))
         epoch = self._epoch.at(step) if self._epoch is not None else math.nan
         if math.isfinite(epoch):
-            after = left + text_width(f"step {self._total} / {self._total}", large) + 1.4 * self._font
-            draw_text(pencil, (after, y), f"epoch {epoch:.4g}", size=large, color=FAINT)
+            self._draw_count(pencil, at, "epoch", f"{epoch:.4g}", "")
         length, thick = image.width - 2 * self._margin - 1, max(1, self._px(2))
         done = round(length * min(step / max(self._total, 1), 1))
-        pencil.rectangle((left, bar, left + length, bar + thick), GRID)
-        pencil.rectangle((left, bar, left + done, bar + thick), FAINT)
+        pencil.rectangle((self._margin, bar, self._margin + length, bar + thick), GRID)
+        pencil.rectangle((self._margin, bar, self._margin + done, bar + thick), FAINT)
+
+    def _draw_count(self, pencil: Pencil, left: float, word: str, number: str, widest: str) -> float:
+        """A word and a number after it that ends where the widest one would; gives where the next may begin."""
+        size, y = round(1.2 * self._font), self._margin + 0.4 * self._font
+        start = left + text_width(word, size) + 0.4 * self._font
+        end = start + max(text_width(number, size), text_width(widest, size))
+        draw_text(pencil, (left, y), word, size=size, color=FAINT)
+        draw_text(pencil, (end, y), number, size=size, anchor="rm")
+        return end + 1.3 * self._font
 
 
 def frames_of(recording: Recording, **options: Any) -> Film:

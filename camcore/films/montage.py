@@ -11,8 +11,20 @@ from numpy.typing import NDArray
 
 from camcore.errors import InputError
 from camcore.films.charts import share_text
-from camcore.films.theme import BAD, FAINT, FINE, GOOD, GROUND, RGB, Color, blank, draw_text, image_of, text_width
-from camcore.labels import short_name
+from camcore.films.theme import (
+    BAD,
+    FAINT,
+    FINE,
+    GOOD,
+    GROUND,
+    RGB,
+    Color,
+    blank,
+    class_name,
+    draw_text,
+    image_of,
+    text_width,
+)
 from camcore.recording import Recording
 from camcore.render import at_least, overlay
 
@@ -107,7 +119,7 @@ class Montage:
         self._font = max(8, round(0.85 * font))
         count, high, wide = self._recording.pictures.shape[:3]
         self.layout = best_layout(
-            count, high / wide, box, caption=round(1.75 * font), gap=max(3, round(0.6 * font)), columns=columns
+            count, high / wide, box, caption=round(1.65 * font), gap=max(3, round(0.6 * font)), columns=columns
         )
         self._border = max(2, round(font / 4))
         self._inner = self.layout.height - 2 * self._border, self.layout.width - 2 * self._border
@@ -145,7 +157,7 @@ class Montage:
         room = self.layout.width - 2 * self._border - text_width("100 %", self._font) - 0.3 * self._font
         for n, label in enumerate(self._recording.classes.tolist()):
             if room >= 2.5 * self._font:
-                name = short_name(self._recording.label(label))
+                name = class_name(self._recording, label, self._font)
                 draw_text(pencil, self._caption(n)[0], name, size=self._font, color=FAINT, width=room)
         return image
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from camcore.lettering import narrowed, typeset
+from camcore.labels import short_name
+from camcore.lettering import is_drawn, narrowed, typeset
+from camcore.recording import Recording
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
@@ -31,6 +33,7 @@ __all__ = [
     "Color",
     "blank",
     "blend",
+    "class_name",
     "draw_dot",
     "draw_line",
     "draw_text",
@@ -76,6 +79,13 @@ def font_of(text: str, size: int) -> tuple[FreeTypeFont, str]:
     """A font that has the letters, and the text as that font draws it: one line, without what cannot be printed."""
     font, lines = typeset([[text]], size)
     return font, lines[0][0]
+
+
+def class_name(recording: Recording, index: int, size: int) -> str:
+    """The name of a class, or its number where no font here has the letters."""
+    name = short_name(recording.label(index))
+    font, clean = font_of(name, size)
+    return name if clean and is_drawn(clean, font) else f"class {index}"
 
 
 def text_width(text: str, size: int) -> float:
