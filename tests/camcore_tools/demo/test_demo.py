@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 from camcore_onnx.verify import Check
 from camcore_tools import demo
-from camcore_tools.demo import film, measure, watch
+from camcore_tools.demo import measure, watch, write
 from camcore_tools.demo.summary import Record
 from PIL import Image
 
 import camcore
 from camcore.errors import InputError, MissingPackage
+from camcore.pictures import Picture
 
 
 def arguments(*words: str) -> argparse.Namespace:
@@ -128,15 +129,19 @@ def test_the_three_sets_are_disjoint_and_depend_on_the_seed() -> None:
     assert first.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
-def test_the_film_shows_as_much_of_the_curves_as_there_is() -> None:
-    history = watch.History(steps=10, losses=[1.6 - 0.1 * n for n in range(10)], accuracies=[(0, 0.2), (10, 0.9)])
-    for step in (0, 5, 10):
-        history.frames.append(watch.Frame(step, np.zeros((2, 8, 8), np.float32), np.array([True, False])))
-    frames = film.draw_film(history, [np.full((9, 9, 3), 90, np.uint8)] * 2, ["one", "two"])
-    loss = [int((frame == (251, 146, 60)).all(axis=2).sum()) for frame in frames]
-    accuracy = [int((frame == (56, 189, 248)).all(axis=2).sum()) for frame in frames]
-    assert loss[0] < loss[1] < loss[2]
-    assert accuracy[0] == accuracy[1] < accuracy[2]
+def test_what_was_seen_is_a_recording_with_a_column_for_each_kind() -> None:
+    labels = np.repeat(np.arange(5), 4)
+    pictures = [Picture(np.full((9, 9, 3), n, np.uint8), f"picture-{n}") for n in range(20)]
+    history = watch.History(steps=10, losses=[1.6, 1.5], accuracies=[(0, 0.2), (10, 0.9)])
+    for step in (0, 10):
+        history.frames.append(watch.Frame(step, np.full((20, 2, 2), step, np.float32), np.ones(20, np.float32), labels))
+    recording = write.recorded(history, pictures, labels)
+    assert recording.classes.tolist() == [0, 1, 2, 3, 4] * 3
+    assert recording.pictures[:, 0, 0, 0].tolist() == [4 * kind + row for row in range(3) for kind in range(5)]
+    assert recording.maps.shape == (2, 15, 2, 2)
+    assert recording.curves["loss"].steps.tolist() == [1, 2]
+    assert recording.curves["accuracy"].at(9) == 0.2
+    assert recording.label(2) == "playing cards"
 
 
 def small_record(done: SimpleNamespace, **changes: Any) -> Record:

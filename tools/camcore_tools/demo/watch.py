@@ -24,11 +24,12 @@ _FRAMES = 72
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """After ``step`` steps: the (N, H, W) heatmaps of the true classes, and (N,) whether the network is right."""
+    """After ``step`` steps: (N, h, w) maps and (N,) probabilities of the true classes, and the (N,) best classes."""
 
     step: int
-    heats: NDArray[np.float32]
-    right: NDArray[np.bool_]
+    maps: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
+    best: NDArray[np.int64]
 
 
 @dataclass
@@ -95,8 +96,8 @@ class Watcher:
     def _look(self, step: int) -> None:
         images, labels = self._watched
         out = self._explainer(images, labels)
-        right = out.scores.argmax(axis=1) == labels
-        self.history.frames.append(Frame(step, out.heatmaps()[:, 0], right))
+        chances = out.probabilities[np.arange(len(labels)), labels].astype(np.float32)
+        self.history.frames.append(Frame(step, out.maps[:, 0], chances, out.scores.argmax(axis=1)))
 
 
 def watch_training(network: nn.Module, data: Data, *, epochs: int, batch: int, seed: int) -> History:
