@@ -315,3 +315,72 @@ class TestAdapters:
     def test_the_installed_adapters_are_found(self) -> None:
         with pytest.raises(InputError, match=r"\(adapters installed: onnx, torch\)"):
             camcore.explainer(object())
+
+
+class TestPresent:
+    IMAGES = values(5, 3, 8, 6)
+
+    def chances(self, model: PooledNetwork, independent: bool) -> np.ndarray:
+        scores = model.scores(self.IMAGES).astype(np.float64)
+        shared = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+        return 1 / (1 + np.exp(-scores)) if independent else shared
+
+    @pytest.mark.parametrize("method", ["cam", "activationmap", "scorecam"])
+    @pytest.mark.parametrize("independent", [True, False])
+    @pytest.mark.parametrize("threshold", [0.05, 0.3, 0.5, 0.9, 1.0])
+    def test_of_each_image_its_own_classes(self, threshold: float, independent: bool, method: str) -> None:
+        model = network()
+        explainer = Explainer(model, method=method, independent=independent)
+        chances, whole = self.chances(model, independent), explainer(self.IMAGES, "all")
+        found = explainer.present(self.IMAGES, threshold)
+        assert len(found) == 5
+        for n, out in enumerate(found):
+            expected = [c for c in np.argsort(-chances[n], kind="stable") if chances[n, c] >= threshold]
+            assert out.classes.tolist() == [expected]
+            np.testing.assert_allclose(out.maps[0].ravel(), whole.maps[n, expected].ravel(), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(out.probabilities[0], chances[n], rtol=1e-5)
+            np.testing.assert_array_equal(out.images, self.IMAGES[n : n + 1])
+
+    def test_no_more_maps_are_made_than_are_asked_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        head = LinearHead(values(1000, 4, seed=1), np.full(1000, 8, np.float32))
+        explainer, made = Explainer(network(head=head), independent=True), []
+        explain = explainer._explain
+        monkeypatch.setattr(explainer, "_explain", lambda *words: made.append(explain(*words)) or made[-1])
+        found = explainer.present(self.IMAGES, 0.5)
+        assert [out.maps.shape[1] for out in found] == [16] * 5  # all thousand are there
+        assert max(out.maps.shape[1] for out in made) == 16
+        assert all(out.present().sum() > 900 for out in found)
+        assert [out.maps.shape[1] for out in explainer.present(self.IMAGES, 0.5, most=3)] == [3] * 5
+
+    def test_one_pass_is_enough_for_a_few_classes_by_closed_form(self) -> None:
+        model = network()
+        found = Explainer(model).present(self.IMAGES, 0.4)
+        assert model.batches == [5]
+        assert max(out.maps.shape[1] for out in found) <= 2
+        model = network(head=LinearHead(values(9, 4, seed=1), np.full(9, 8, np.float32)))
+        Explainer(model, independent=True).present(self.IMAGES)
+        assert model.batches == [5, 5]
+
+    def test_pictures(self, tmp_path: Path) -> None:
+        Image.fromarray(np.zeros((8, 6, 3), np.uint8)).save(tmp_path / "a.png")
+        explainer = Explainer(network(), preprocess="unit")
+        (out,) = explainer.present(tmp_path / "a.png", 0)
+        assert out.pictures is not None
+        assert out.pictures[0].name == "a"
+        assert out.classes.shape == (1, 5)
+
+    @pytest.mark.parametrize(
+        ("options", "text"),
+        [
+            ({"threshold": 1.5}, "threshold is 1.5; expected a probability, 0 to 1"),
+            ({"most": 0}, "most is 0; expected a number of classes, at least 1"),
+        ],
+    )
+    def test_what_cannot_be_asked_for(self, options: dict[str, Any], text: str) -> None:
+        with pytest.raises(InputError, match=text):
+            Explainer(network()).present(self.IMAGES, **options)
+
+    def test_a_target_that_takes_them_for_shares(self) -> None:
+        explainer = Explainer(network(), target="probability", independent=True)
+        with pytest.raises(InputError, match="independent=True was given, but target 'probability' is taken through a"):
+            explainer(self.IMAGES)

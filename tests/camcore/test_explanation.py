@@ -168,3 +168,38 @@ def test_what_is_not_finite_stays_where_it_is(mode: str, rectifies: bool) -> Non
     np.testing.assert_allclose(np.delete(heat, 2, axis=1), np.delete(clean.heatmaps(mode=mode), 2, axis=1), atol=1e-6)
     assert ((heat >= 0) & (heat <= 1)).all()
     assert heat[0, 2, 11, 11] == pytest.approx(1, abs=0.15)  # the centre of the infinite pixel
+
+
+class TestPresent:
+    def test_each_class_by_its_own_probability_or_by_its_share(self) -> None:
+        scores = np.array([[2.0, 1.0, -1.0, 0.0, -3.0]], np.float32)
+        alone = replace(explanation(images=1, scores_are="independent logit"), scores=scores)
+        assert alone.present().tolist() == [[True, True, False, True, False]]
+        assert replace(alone, scores_are="logit").present().tolist() == [[True, False, False, False, False]]
+        assert replace(alone, scores_are="logit").present(0.2).tolist() == [[True, True, False, False, False]]
+
+    def test_only_those_that_are_there(self) -> None:
+        scores = np.array([[2.0, 1.0, -1.0, 3.0, -3.0], [-1.0] * 5], np.float32)
+        out = replace(
+            explanation(classes=4, scores_are="independent logit"), scores=scores, classes=np.array([[0, 2, 1, 3]] * 2)
+        )
+        some = out.only_present(0)
+        assert some.classes.tolist() == [[3, 0, 1]]
+        np.testing.assert_array_equal(some.maps, out.maps[:1, [3, 0, 2]])
+        assert out.only_present(0, most=2).classes.tolist() == [[3, 0]]
+        none = out.only_present(1)
+        assert none.maps.shape == (1, 0, 4, 6)
+        assert none.heatmaps().shape == (1, 0, 32, 48)
+        assert none.boxes() == [[]]
+        assert none.masks().shape == (1, 0, 32, 48)
+
+    def test_label_masks(self) -> None:
+        scores = np.array([[2.0, -1.0, 1.0, 1.0, 0.0], [-1.0] * 5], np.float32)
+        out = replace(
+            explanation(classes=3, scores_are="independent logit"), scores=scores, classes=np.array([[0, 1, 2]] * 2)
+        )
+        heats = out.heatmaps(normalization="relu-max")[0]
+        expected = np.array([0, 1, 3])[np.stack([np.full((32, 48), 0.3), heats[0], heats[2]]).argmax(0)]
+        found = out.label_masks(0.3)
+        np.testing.assert_array_equal(found, [expected, np.zeros((32, 48))])
+        assert set(np.unique(out.label_masks(present=0.1)[0])) == {0, 1, 2, 3}

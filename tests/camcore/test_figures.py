@@ -12,6 +12,7 @@ from numpy_network import explanation
 from camcore import Explanation, InputError, boxes, figures
 from camcore.pictures import Picture
 from camcore.render import draw_boxes, matlab_overlay, overlay
+from camcore.together import PALETTE, blend, legend
 
 NAMES = ("tench", "tabby, tabby cat", "lynx", "crane", "otter")
 
@@ -90,3 +91,64 @@ class TestSheets:
     def test_a_sheet_has_a_tile_more_than_classes(self) -> None:
         widths = [figures.sheet(explanation(classes=t), 0).shape[1] for t in (1, 2, 3)]
         assert widths[1] - widths[0] == widths[2] - widths[1] > 250
+
+
+def scored(*chances: float, **changes: Any) -> Explanation:
+    """Of independent classes, with maps of the first few."""
+    logits = np.log(np.array([chances]) / (1 - np.array([chances]))).astype(np.float32)
+    out = explanation(images=1, classes=3, scores_are="independent logit", class_names=NAMES, **changes)
+    return replace(out, scores=logits, classes=np.array([[0, 1, 2]]))
+
+
+class TestTogether:
+    def test_the_classes_that_are_there_the_most_probable_first(self) -> None:
+        out = scored(0.6, 0.2, 0.9, 0.3, 0.1)
+        drawn = figures.together(out, 0)
+        picture = figures.seen(out, 0, side=720)
+        heats = out.heatmaps(picture.shape[:2], normalization="relu-max")[0, [2, 0]]
+        expected = blend(picture, heats, PALETTE[:2])
+        np.testing.assert_array_equal(drawn[: len(picture)], expected)
+        below = legend(["lynx 0.90", "tench 0.60"], PALETTE[:2], picture.shape[1])
+        np.testing.assert_array_equal(drawn[len(picture) :], below)
+
+    def test_where_none_is_there_that_is_said_below_the_plain_picture(self) -> None:
+        out = scored(0.4, 0.2, 0.1, 0.3, 0.1)
+        drawn, picture = figures.together(out, 0), figures.seen(out, 0, side=720)
+        np.testing.assert_array_equal(drawn[: len(picture)], picture)
+        assert figures.present_lines(out, 0, 0.5) == ["no class reaches 0.50; the best: tench 0.40"]
+        assert (drawn[len(picture) :] < 100).any()
+
+    def test_how_many_more_there_are_is_said(self) -> None:
+        out = scored(0.6, 0.7, 0.9, 0.8, 0.95)
+        assert figures.present_lines(out, 0, 0.5) == ["lynx 0.90", "tabby 0.70", "tench 0.60", "and 2 more"]
+        assert figures.present_lines(out, 0, 0.94) == ["no map of the 1 that are there"]
+        few = figures.together(out, 0, most=1)
+        assert not (few == PALETTE[1]).all(axis=2).any()
+
+    def test_a_class_keeps_its_colour(self) -> None:
+        colors = figures.ClassColors()
+        figures.together(scored(0.6, 0.2, 0.9, 0.3, 0.1), 0, colors=colors)
+        drawn = figures.together(scored(0.6, 0.95, 0.2, 0.3, 0.1), 0, colors=colors)
+        legend_part = drawn[480:]
+        shares = [(legend_part == color).all(axis=2).sum() for color in PALETTE[:3]]
+        assert shares[0] == 0  # that of the lynx, which is not there
+        assert shares[1] > 1000
+        assert shares[2] > 1000
+
+    def test_boxes_are_in_the_colour_of_their_class(self) -> None:
+        out = scored(0.1, 0.9, 0.1, 0.1, 0.1)
+        plain, boxed = (figures.together(out, 0, boxes=b, alpha=0, outline=None) for b in (None, 0.5))
+        changed = boxed[(plain != boxed).any(axis=2)]
+        assert set(map(tuple, changed.tolist())) == {PALETTE[0], (20, 20, 20)}
+
+    @pytest.mark.parametrize(
+        ("options", "text"),
+        [
+            ({"threshold": 2}, "threshold is 2; expected a probability"),
+            ({"most": 0}, "most is 0; expected a number of classes, at least 1"),
+            ({"alpha": 2}, "alpha is 2"),
+        ],
+    )
+    def test_options_out_of_range(self, options: dict[str, Any], text: str) -> None:
+        with pytest.raises(InputError, match=text):
+            figures.together(scored(0.9, 0.9, 0.1, 0.1, 0.1), 0, **options)

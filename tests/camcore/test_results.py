@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import pytest
 from numpy_network import PooledNetwork, explanation
 from PIL import Image
 
-from camcore import Explainer, Explanation, InputError, __version__
+from camcore import Explainer, Explanation, InputError, __version__, figures
 from camcore.pictures import Picture
 from camcore.results import ResultFolder, describe
+from camcore.together import PALETTE
 
 NAMES = ("tench", "tabby", "lynx", "crane", "otter")
 
@@ -230,3 +232,80 @@ class TestFolder:
         with pytest.raises(InputError, match="style is 'odd'; expected one of alpha, matlab"):
             named("a").save(tmp_path, style="odd")
         assert listed(tmp_path) == []
+
+
+class TestSeveralClasses:
+    """Of independent classes: in the first picture two are there, in the second one, in the third none."""
+
+    SCORES = np.array([[3.0, -1, 2, -2, -3], [-1, 4, -2, -3, -4], [-1, -2, -3, -4, -5]], np.float32)
+
+    def out(self, **changes: Any) -> Explanation:
+        out = named("a", "b", "c", classes=3, class_names=NAMES, scores_are="independent logit", **changes)
+        return replace(out, scores=self.SCORES, classes=np.tile([0, 1, 2], (3, 1)))
+
+    def test_only_those_that_are_there_are_written(self, tmp_path: Path) -> None:
+        out = self.out()
+        files = out.save(tmp_path, together=0.5)
+        assert [p.name for p in files] == ["a.png", "b.png", "c.png", "maps.npz", "result.json"]
+        document = read(tmp_path)
+        assert document["present_threshold"] == 0.5
+        assert "background_score" not in document
+        assert [[m["label"] for m in r["maps"]] for r in document["images"]] == [["tench", "lynx"], ["tabby"], []]
+        with np.load(tmp_path / "maps.npz", allow_pickle=False) as arrays:
+            np.testing.assert_array_equal(arrays["maps/a"], out.maps[0, [0, 2]])
+            np.testing.assert_array_equal(arrays["maps/b"], out.maps[1, [1]])
+            assert arrays["maps/c"].shape[0] == 0
+            assert arrays["classes/c"].dtype == np.int64
+        with Image.open(files[0]) as picture:
+            assert (np.asarray(picture)[:480, :, :] == figures.together(out, 0)[:480]).all()
+
+    def test_label_masks_and_their_legend(self, tmp_path: Path) -> None:
+        out = self.out()
+        files = out.save(tmp_path, label_masks=0.3)
+        names = [p.relative_to(tmp_path).as_posix() for p in files]
+        assert names[:4] == ["a.png", "label-masks/a.png", "b.png", "label-masks/b.png"]
+        document = read(tmp_path)
+        assert (document["present_threshold"], document["background_score"]) == (0.5, 0.3)
+        mask = document["images"][0]["label_mask"]
+        assert (mask["file"], mask["background"], mask["ignored"]) == ("label-masks/a.png", 0, 255)
+        with Image.open(tmp_path / mask["file"]) as picture:
+            found, table = np.asarray(picture), np.array(picture.getpalette()).reshape(-1, 3)
+        assert found.shape == (40, 60)
+        assert [entry["label"] for entry in mask["legend"]] == ["tench", "lynx"]
+        for entry in mask["legend"]:
+            assert entry["index"] == entry["class"] + 1
+            assert entry["pixels"] == (found == entry["index"]).sum() > 0
+            assert entry["color"] == "#{:02x}{:02x}{:02x}".format(*table[entry["index"]])
+        assert document["images"][2]["label_mask"]["legend"] == []
+
+    def test_colours_are_the_same_in_all_files(self, tmp_path: Path) -> None:
+        """Classes get theirs in the order in which they are met: tench, lynx, then tabby."""
+        self.out().save(tmp_path, together=0.5, label_masks=0.2)
+        masks = [record["label_mask"]["legend"] for record in read(tmp_path)["images"]]
+        colors = [entry["color"] for legend in masks for entry in legend]
+        assert colors == ["#{:02x}{:02x}{:02x}".format(*color) for color in PALETTE[:3]]
+        for name, count in (("a", 2), ("b", 1)):
+            with Image.open(tmp_path / f"{name}.png") as picture:
+                below = np.asarray(picture)[480:]
+            shown = [color for color in PALETTE if (below == color).all(axis=2).sum() > 500]
+            assert len(shown) == count
+
+    def test_if_all_have_as_many_the_maps_are_one_array(self, tmp_path: Path) -> None:
+        out = self.out()[1:2]
+        out.save(tmp_path, together=0.5)
+        with np.load(tmp_path / "maps.npz", allow_pickle=False) as arrays:
+            np.testing.assert_array_equal(arrays["maps"], out.maps[:, [1]])
+
+    @pytest.mark.parametrize(
+        ("options", "text"),
+        [
+            ({"together": 1.5}, "threshold is 1.5; expected a probability"),
+            ({"label_masks": 1.0}, "threshold is 1.0; expected the score of the background"),
+        ],
+    )
+    def test_thresholds_out_of_range_are_told_before_anything_is_written(
+        self, tmp_path: Path, options: dict[str, float], text: str
+    ) -> None:
+        with pytest.raises(InputError, match=text):
+            self.out().save(tmp_path / "new", **options)
+        assert not (tmp_path / "new").exists()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from camcore import InputError, choose_classes, softmax, top_k
-from camcore.scores import probabilities
+from camcore.scores import kind_of_scores, probabilities
 
 FINITE = st.floats(-50, 50)
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=8)
@@ -139,3 +139,28 @@ def test_classes_that_do_not_fit_the_batch(shape: tuple[int, ...]) -> None:
 def test_the_text_for_one_image_has_no_plural() -> None:
     with pytest.raises(InputError, match=r"shape \(2,\) for 1 image; expected"):
         choose_classes(SCORES[:1], [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("found", "independent", "expected"),
+    [
+        ("logit", None, "logit"),
+        ("logit", True, "independent logit"),
+        ("logit", False, "logit"),
+        ("independent logit", None, "independent logit"),
+        ("independent logit", False, "logit"),
+        ("probability", True, "probability"),  # they are what they are
+    ],
+)
+def test_the_user_may_know_what_the_model_does_not_say(found: str, independent: bool | None, expected: str) -> None:
+    assert kind_of_scores(found, independent) == expected
+
+
+@pytest.mark.parametrize("target", ["probability", "log-probability", "rest"])
+def test_but_not_of_a_target_made_of_probabilities(target: str) -> None:
+    text = f"independent=True was given, but target '{target}' is taken through a softmax, as the model says"
+    with pytest.raises(InputError, match=text):
+        kind_of_scores("logit", True, target=target)
+    with pytest.raises(InputError, match=r"independent=False was given, .* is taken through sigmoids"):
+        kind_of_scores("independent logit", False, target=target)
+    assert kind_of_scores("independent logit", True, target=target) == "independent logit"

@@ -180,6 +180,11 @@ def test_layers_are_fused(model: Path, picture: Path, tmp_path: Path) -> None:
         (["--method", "liftcam", "--layer", "conv"], "which onnx models do not give"),
         (["--method", "eigencam", "--layer", "conv", "--layer", "relu", "--fusion", "1"], "fusion weights"),
         (["--method", "eigencam", "--layer", "conv", "--layer", "relu", "--fusion", "sum"], "fusion 'sum'"),
+        (["--together", "0.3", "--cmap", "gray"], "--cmap has no effect with --together, where colours mean classes"),
+        (["--together", "0.3", "--style", "alpha"], "--style has no effect with --together"),
+        (["--together", "7"], "threshold is 7.0; expected a probability, 0 to 1"),
+        (["--label-masks", "1"], "threshold is 1.0; expected the score of the background, from 0 to below 1"),
+        (["--independent", "--target", "probability"], "target 'probability' is taken through a softmax"),
         (["--method", ","], "no method was named in --method ','; camcore methods lists them"),
         (["--method", "iscam", "--option", "samples=ten"], "option samples of iscam is 'ten'; expected a whole number"),
         (["--method", "iscam", "--option", "samples=0"], "option samples of iscam is 0; expected a whole number, at"),
@@ -214,3 +219,86 @@ def test_gradients_at_any_layer_of_an_onnx_file(model: Path, picture: Path, tmp_
     expected = camcore.explainer(model, method="gradcam++", layer="conv", preprocess="unit")(str(picture)).maps
     np.testing.assert_array_equal(found, expected)
     assert np.ptp(found) > 0
+
+
+@pytest.fixture
+def tagger(tiny: object, tmp_path: Path) -> Path:
+    """Ends in a sigmoid; on the picture two classes of the four are likely."""
+    model = tiny()  # type: ignore[operator]
+    model.graph.node[-1].output[0] = "logits"
+    model.graph.node.append(onnx.helper.make_node("Sigmoid", ["logits"], ["scores"]))
+    onnx.save(model, tmp_path / "tagger.onnx")
+    return tmp_path / "tagger.onnx"
+
+
+def chances(model: Path, picture: Path) -> np.ndarray:
+    return camcore.explainer(model, preprocess="unit")(str(picture)).probabilities[0]
+
+
+def test_all_classes_that_are_there_on_one_picture(
+    tagger: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    likely = chances(tagger, picture)
+    threshold = float(np.sort(likely)[-2:].mean() - np.ptp(np.sort(likely)[-2:]))  # two reach it
+    there = [int(c) for c in np.argsort(-likely) if likely[c] >= threshold]
+    words = ["--together", f"{threshold:.6f}", "--label-masks", "--resize", "squash"]
+    assert explain(tagger, picture, tmp_path / "out", *words) == 0
+    expected = "; ".join(f"class {c} {likely[c]:.2f}" for c in there)
+    assert f"picture.png: {expected}\n" in capsys.readouterr().out
+    document = json.loads((tmp_path / "out" / "result.json").read_text())
+    record = document["images"][0]
+    assert document["scores_are"] == "independent logit"
+    assert [m["class"] for m in record["maps"]] == there
+    assert [e["class"] for e in record["label_mask"]["legend"]] == there
+    with Image.open(tmp_path / "out" / "label-masks" / "picture.png") as mask:
+        assert mask.size == (50, 40)
+        assert set(np.unique(np.asarray(mask))) <= {0, *(c + 1 for c in there)}
+    with Image.open(tmp_path / "out" / "picture.png") as drawn:
+        assert drawn.width == 720
+
+
+def test_where_no_class_is_likely_that_is_said(
+    tagger: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = chances(tagger, picture).max()
+    assert explain(tagger, picture, tmp_path / "out", "--together", "1") == 0
+    assert f"no class reaches 1.00; the best: class {chances(tagger, picture).argmax()} {best:.2f}" in (
+        capsys.readouterr().out
+    )
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["images"][0]["maps"] == []
+
+
+def test_classes_of_a_softmax_too(model: Path, picture: Path, tmp_path: Path) -> None:
+    likely = chances(model, picture)
+    assert explain(model, picture, tmp_path / "out", "--together", "0.2") == 0
+    record = json.loads((tmp_path / "out" / "result.json").read_text())["images"][0]
+    assert [m["class"] for m in record["maps"]] == [int(c) for c in np.argsort(-likely) if likely[c] >= 0.2]
+
+
+def test_classes_that_are_named_are_looked_at_only(tagger: Path, picture: Path, tmp_path: Path) -> None:
+    assert explain(tagger, picture, tmp_path / "out", "--together", "0", "--classes", "2") == 0
+    record = json.loads((tmp_path / "out" / "result.json").read_text())["images"][0]
+    assert [m["class"] for m in record["maps"]] == [2]
+
+
+def test_independent_where_the_model_does_not_say_it(model: Path, tagger: Path, picture: Path, tmp_path: Path) -> None:
+    """Both have the same logits."""
+    documents = []
+    for i, words in enumerate(((model, "--independent"), (tagger,), (model,))):
+        path, *rest = words
+        assert explain(Path(path), picture, tmp_path / str(i), "--classes", "all", *map(str, rest)) == 0
+        documents.append(json.loads((tmp_path / str(i) / "result.json").read_text()))
+    shares = [[m["probability"] for m in d["images"][0]["maps"]] for d in documents]
+    assert shares[0] == pytest.approx(shares[1], rel=1e-5)
+    assert sum(shares[2]) == pytest.approx(1, rel=1e-5)
+
+
+def test_methods_side_by_side(tagger: Path, picture: Path, tmp_path: Path) -> None:
+    words = ["--together", "0", "--label-masks", "--method", "cam,layercam"]
+    assert explain(tagger, picture, tmp_path / "out", *words) == 0
+    sizes = []
+    for path in ("cam/picture.png", "layercam/picture.png", "picture.png"):
+        with Image.open(tmp_path / "out" / path) as sheet:
+            sizes.append(sheet.size)
+    assert sizes[2] == (720, sizes[0][1] + sizes[1][1])  # the masks are not among them
+    assert (tmp_path / "out" / "cam" / "label-masks" / "picture.png").is_file()
