@@ -120,7 +120,7 @@ def on_meta(network: nn.Module, size: tuple[int, int]) -> Tensor:
 
 def _wrong_size(arch: str, size: tuple[int, int], error: Exception, fits: Callable[[int], bool]) -> InputError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".! ")
-    side = next((n for n in range(max(size) + 1, _LARGEST) if fits(n)), None)
+    side = next((n for n in range(max(size), _LARGEST) if fits(n)), None)
     cure = "take another network" if side is None else f"the next size that it takes is {side} x {side}"
     return InputError(f"{arch} cannot take pictures of {size[0]} x {size[1]}: {cure} ({reason})")
 

@@ -91,9 +91,7 @@ def survey(network: nn.Module, size: tuple[int, int]) -> Survey:
     start = next(e.index for e in reversed(events) if e.kind == "enter" and e.module is classifier.module)
     maps = {e: m for e in exits for m in _map(record, e)}
     makers = {e.value: e for e in reversed(exits)}  # the innermost one leaves first
-    read = [
-        e for e in maps if e.index <= start and not isinstance(makers[e.value].module, _RESAMPLERS) and _wide(maps[e])
-    ]
+    read = [e for e in maps if e.index <= start and not isinstance(makers[e.value].module, _RESAMPLERS)]
     value = max(record.producer[e.value] for e in read if e.value is not None)
     same = [e for e in read if e.value is not None and record.producer[e.value] == value]
     last = min(same, key=lambda e: e.path.count("."))
@@ -116,12 +114,9 @@ def _map(record: Recorder, event: Event) -> Iterator[FeatureMap]:
     except InputError:  # no grid of tokens
         return
     channels, *space = layout.shape(native[1:])
-    if channels is not None and len(space) == 2:
-        yield FeatureMap(event.path, channels, layout, tuple(n or 1 for n in space))
-
-
-def _wide(found: FeatureMap) -> bool:
-    return math.prod(found.size) > 1
+    lengths = tuple(n or 1 for n in space)
+    if channels is not None and len(lengths) == 2 and (max(lengths) > 1 or layout.kind == "tokens"):
+        yield FeatureMap(event.path, channels, layout, lengths)
 
 
 def map_size(network: nn.Module, found: FeatureMap, size: tuple[int, int]) -> tuple[int, ...]:

@@ -18,14 +18,15 @@ HEADS: tuple[HeadName, ...] = ("auto", "gap", "conv1024", "maps")
 class Grid(nn.Module):
     """Maps of any layout as (N, C, H, W): channels that come last, or a row of tokens without those in front."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, channels: int) -> None:
         super().__init__()
-        self.layout = layout
+        self.layout, self.channels = layout, channels
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, H, W, C) or (N, T, C) features to (N, C, H, W) maps."""
         if self.layout.kind == "tokens":
-            features = features[:, self.layout.prefix :].unflatten(1, self.layout.grid)
+            # Plain numbers: what TorchScript makes of others has no shape in ONNX.
+            features = features[:, self.layout.prefix :].reshape(-1, *self.layout.grid, self.channels)
         return features.permute(0, 3, 1, 2)
 
 
@@ -57,7 +58,7 @@ def make_head(
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if layout is not None and layout.kind != "first":
-        layers["grid"] = Grid(layout)
+        layers["grid"] = Grid(layout, channels)
     width = channels
     if kind in ("conv1024", "maps"):
         width, side = (1024, 3) if kind == "conv1024" else (maps or classes, 1)

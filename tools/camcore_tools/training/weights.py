@@ -153,9 +153,9 @@ def load_weights(
     rest = OrderedDict((n, t) for n, t in weights.items() if n not in {*spare, *other})
     rest._metadata = getattr(weights, "_metadata", None) or own._metadata  # type: ignore[attr-defined]
     network.load_state_dict(rest, strict=False)
-    left_out = [*other, *spare]
-    if left_out:
-        report(f"note: {origin}: left out what belongs to another head: {_some(left_out)}")
+    if other or spare:
+        layers = sorted({name.rpartition(".")[0] for name in (*other, *spare)})
+        report(f"note: {origin}: left out layers that are new or cut off here: {_some(layers)}")
 
 
 def _within(name: str, path: str) -> bool:
@@ -203,18 +203,13 @@ def _check(
     free = [n for n in own if _within(n, head) or n.endswith("num_batches_tracked")]
     missing = [n for n in own if n not in weights and n not in free]
     unexpected = [n for n in weights if n not in own and n not in spare]
-    complaints = []
-    if missing:
-        complaints.append(f"{len(missing)} missing: {_some(missing)}")
-    if unexpected:
-        complaints.append(f"{len(unexpected)} unexpected: {_some(unexpected)}")
-    if wrong:
-        shapes = [f"{n} {tuple(weights[n].shape)} instead of {tuple(own[n].shape)}" for n in wrong]
-        complaints.append(f"{len(wrong)} of another shape: {_some(shapes)}")
+    shapes = [f"{n} {tuple(weights[n].shape)} instead of {tuple(own[n].shape)}" for n in wrong]
+    found = {"are missing": missing, "are not known to it": unexpected, "have another shape": shapes}
+    complaints = [f"{len(names)} tensors {what} ({_some(names)})" for what, names in found.items() if names]
     if complaints:
-        raise InputError(f"{origin} does not fit this network. Of its tensors are {'; '.join(complaints)}")
+        raise InputError(f"{origin} does not fit this network, it may be of another one: {', '.join(complaints)}")
 
 
-def _some(names: Sequence[str], limit: int = 4) -> str:
+def _some(names: Sequence[str], limit: int = 3) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
