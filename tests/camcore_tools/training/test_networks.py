@@ -12,6 +12,7 @@ import torch
 from camcore_tools.training.heads import HeadName
 from camcore_tools.training.networks import ARCHS, build, load_trainable_state, put_training, trainable_state
 from camcore_torch import TorchBackend
+from camcore_tools.training.small import make_network
 from torch import Tensor, nn
 from torch.nn import functional
 
