@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,24 @@ class TestBadInput:
         with pytest.raises(InputError, match=r"out: cannot be written \(No space left on device\)"):
             done(data, tmp_path / "out")
         assert not (tmp_path / "out").exists()
+
+    def test_the_work_of_other_threads_ends_soon_after_an_error(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also if it is that of the second picture, while the first is far from done."""
+        written: list[Path] = []
+
+        def slow(pixels: object, path: Path, style: object) -> None:
+            written.append(path)
+            time.sleep(0.005)
+            if path.stem.startswith("2"):
+                raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(offline, "_THREADS", 2)
+        monkeypatch.setattr(offline, "_save", slow)
+        with pytest.raises(InputError, match="No space left on device"):
+            done(data, tmp_path / "out", times=300)
+        assert len(written) < 100
 
     def test_room_is_asked_for_before_the_work(self, data: Path, tmp_path: Path) -> None:
         text = r"out: about [\d.]+ GB are needed, and [\d.]+ GB are free on that disk"

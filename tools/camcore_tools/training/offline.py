@@ -8,8 +8,10 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -140,36 +142,55 @@ def _free(stem: str, taken: set[str], count: int) -> Iterator[str]:
 
 
 def _write_all(tasks: Sequence[_Task], policy: Augmentation, seed: int, outcome: Outcome) -> None:
-    with Progress(len(tasks), "augmenting") as bar:
-        pool = ThreadPoolExecutor(_THREADS)
-        try:
-            for task, reason in zip(tasks, pool.map(lambda task: _write(task, policy, seed), tasks), strict=True):
-                bar.step()
-                name = outcome.classes[task.file.label]
-                if reason:
-                    outcome.left_out.append((str(task.file.path), reason))
-                else:
-                    outcome.originals[name] += 1
-                    outcome.copies[name] += len(task.stems)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    stop = Event()
+    with Progress(len(tasks), "augmenting") as bar, _pool(stop) as pool:
+        for task, reason in zip(tasks, pool.map(lambda task: _write(task, policy, seed, stop), tasks), strict=True):
+            bar.step()
+            name = outcome.classes[task.file.label]
+            if reason:
+                outcome.left_out.append((str(task.file.path), reason))
+            else:
+                outcome.originals[name] += 1
+                outcome.copies[name] += len(task.stems)
 
 
-def _write(task: _Task, policy: Augmentation, seed: int) -> str | None:
+@contextmanager
+def _pool(stop: Event) -> Iterator[ThreadPoolExecutor]:
+    """Where an error in one thread or an interrupt ends the work of all at the next picture."""
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        yield pool
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def _write(task: _Task, policy: Augmentation, seed: int, stop: Event) -> str | None:
     """One picture and its copies; or why it cannot be read."""
     path = task.file.path
     try:
         pixels, style = load_picture(path).pixels, _style(path)
     except InputError as error:
         return str(error).removeprefix(f"{path}: ")
-    task.target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, task.target)
-    image = torch.from_numpy(pixels.transpose(2, 0, 1)[None].astype(np.float32))
-    generator = torch.Generator().manual_seed(_seed(task.file.name, seed))
-    for stem in task.stems:
-        changed = augmented(image, generator, policy)[0].round().to(torch.uint8).numpy().transpose(1, 2, 0)
-        _save(changed, task.target.with_name(stem + style.suffix), style)
+    try:
+        task.target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, task.target)
+        for stem, changed in zip(task.stems, _changed(pixels, policy, _seed(task.file.name, seed)), strict=False):
+            if stop.is_set():
+                break
+            _save(changed, task.target.with_name(stem + style.suffix), style)
+    except OSError:
+        stop.set()
+        raise
     return None
+
+
+def _changed(pixels: NDArray[np.uint8], policy: Augmentation, seed: int) -> Iterator[NDArray[np.uint8]]:
+    """Changed copies of a picture, without end."""
+    image = torch.from_numpy(pixels.transpose(2, 0, 1)[None].astype(np.float32))
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield augmented(image, generator, policy)[0].round_().to(torch.uint8).numpy().transpose(1, 2, 0)
 
 
 def _seed(name: str, seed: int) -> int:
