@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from camcore_torch.network import Network, unwrap
+from camcore_torch.network import Network, Shell, second_weight_of, unwrap
 from torch import Tensor, nn
 
 from camcore import InputError, MethodNotPossible
@@ -17,6 +17,27 @@ def made(model: nn.Module, output: str | int | None = None) -> Network:
 def test_wrappers_inside_wrappers() -> None:
     model = nn.Linear(2, 2)
     assert unwrap(nn.DataParallel(torch.compile(nn.DataParallel(model), backend="eager"))) is model
+
+
+class Around(Shell):
+    def __init__(self, model: nn.Module, second: float | None) -> None:
+        super().__init__()
+        self.model, self.second = model, second
+
+    @property
+    def second_weight(self) -> Tensor | None:
+        return None if self.second is None else torch.full((2, 2), self.second)
+
+
+def test_shells_are_wrappers_too_and_the_outermost_second_weight_counts() -> None:
+    model = nn.Linear(2, 2)
+    inside = torch.compile(Around(nn.DataParallel(Around(model, 3.0)), 2.0), backend="eager")
+    assert unwrap(nn.DataParallel(Around(inside, None))) is model
+    found = second_weight_of(Around(inside, None))
+    assert found is not None
+    assert found.unique().tolist() == [2.0]
+    assert second_weight_of(Around(model, None)) is None
+    assert second_weight_of(nn.DataParallel(model)) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
