@@ -49,6 +49,13 @@ def test_set_is_balanced_and_shuffled(many: PictureSet) -> None:
     assert len(set(many.labels[:20].tolist())) == 5
 
 
+def test_each_picture_of_a_set_is_told() -> None:
+    told: list[int] = []
+    drawn = picture_set(1, 24, seed=0, after_each=lambda: told.append(1))
+    assert len(told) == 5
+    np.testing.assert_array_equal(drawn.images, picture_set(1, 24, seed=0).images)
+
+
 def test_set_of_none_is_empty() -> None:
     assert picture_set(0, 16, seed=0).images.shape == (0, 16, 16, 3)
 
