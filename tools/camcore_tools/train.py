@@ -10,8 +10,8 @@ as if nothing had happened.
 examples:
   fine-tune on few pictures, with the maps of every step in a film:
     camcore train merchandise/ --arch resnet18 --every 1 -o run
-  the small network on pictures of 32 x 32, from scratch:
-    camcore train cifar/ --size 32 --epochs 50 -o run
+  the small network from scratch, with its maps after 5 and after 50 epochs:
+    camcore train cifar/ --size 32 --epochs 50 --strip 5,50 -o run
   cut a network, add a convolution of 1024 maps and pooling:
     camcore train photos/ --arch googlenet --cut inception4e --head conv1024
   only a new head, with ReCAM:

@@ -144,7 +144,8 @@ def test_a_death_between_any_two_changes_of_files(
 KILLS = """
 import json, os, signal, sys, time
 from pathlib import Path
-import onnx_ir, onnxscript, torch._dynamo, torchvision, camcore_onnx.exporting, camcore_tools.training.session
+import onnx_ir, onnxscript, scipy.stats, torch._dynamo, torchvision
+import camcore_onnx.exporting, camcore_tools.training.folders, camcore_tools.training.session
 from camcore_tools.cli import main
 
 def started(words):

@@ -23,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """All that a job is made of. Whatever is not given is None, so that a run that goes on keeps its own."""
     parser.add_argument("data", nargs="?", metavar="DATA", help="a folder of class folders, or of train/ and val/")
     _network(parser.add_argument_group("network"))
-    _training(parser.add_argument_group("training", "defaults suit the network; those of small are named first"))
+    _training(parser.add_argument_group("training"))
     _pictures(parser.add_argument_group("pictures"))
     _recording(parser.add_argument_group("recording"))
 
@@ -51,21 +51,21 @@ def _network(group: argparse._ArgumentGroup) -> None:
 
 
 def _training(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--epochs", type=int, metavar="N", help="passes over the pictures (16; 20 with --freeze; 10)")
-    group.add_argument("--batch", type=int, metavar="N", help="pictures a step (32; 16 for a whole network)")
-    group.add_argument("--optimizer", choices=OPTIMIZERS, help="(adamw; adam with --freeze; sgd)")
-    group.add_argument("--lr", type=float, metavar="RATE", help="learning rate, or its peak (6e-3; 1e-3)")
-    group.add_argument("--momentum", type=float, metavar="M", help="of sgd (0.9)")
+    group.add_argument("--epochs", type=int, metavar="N", help=f"passes over the pictures ({_usual('epochs')})")
+    group.add_argument("--batch", type=int, metavar="N", help=f"pictures a step ({_usual('batch')})")
+    group.add_argument("--optimizer", choices=OPTIMIZERS, help=f"({_usual('optimizer')})")
+    group.add_argument("--lr", type=float, metavar="RATE", help=f"learning rate, or its peak ({_usual('lr')})")
+    group.add_argument("--momentum", type=float, metavar="M", help=f"of sgd ({_usual('momentum')})")
     group.add_argument("--nesterov", action=argparse.BooleanOptionalAction, help="Nesterov's form of the momentum")
-    group.add_argument("--weight-decay", type=float, metavar="W", help="(0.02; 0 with --freeze; 1e-4)")
+    group.add_argument("--weight-decay", type=float, metavar="W", help=f"({_usual('weight_decay')})")
     group.add_argument(
         "--schedule",
         choices=SCHEDULES,
-        help="of the learning rate; inverse is lr / (1 + decay * iteration) (onecycle; cosine)",
+        help=f"of the learning rate; inverse is lr / (1 + decay * iteration) ({_usual('schedule')})",
     )
-    group.add_argument("--decay", type=float, metavar="D", help="of the schedule inverse (1e-3)")
+    group.add_argument("--decay", type=float, metavar="D", help=f"of the schedule inverse ({_usual('decay')})")
     group.add_argument("--warmup", type=float, metavar="EPOCHS", help="in which the learning rate rises (0)")
-    group.add_argument("--label-smoothing", type=float, metavar="S", help="0 to 1 (0.05; 0)")
+    group.add_argument("--label-smoothing", type=float, metavar="S", help=f"0 to 1 ({_usual('label_smoothing')})")
     group.add_argument(
         "--early-stop",
         "--stop-ratio",
@@ -105,15 +105,20 @@ def _pictures(group: argparse._ArgumentGroup) -> None:
         choices=("squash", "short"),
         help="squash: the whole picture, stretched; short: the centre, in its proportions (squash; short)",
     )
-    group.add_argument("--rotate", type=float, metavar="DEGREES", help="at random, up to so far to both sides (0; 20)")
-    group.add_argument("--shift", type=float, metavar="SHARE", help="at random, up to this share of the side (0; 0.2)")
+    group.add_argument("--rotate", type=float, metavar="DEGREES", help=f"at random, to both sides ({_usual('rotate')})")
+    group.add_argument(
+        "--shift", type=float, metavar="SHARE", help=f"at random, up to this share of the side ({_usual('shift')})"
+    )
     group.add_argument("--flip", action=argparse.BooleanOptionalAction, help="mirror half of the pictures (yes)")
     group.add_argument("--no-augment", dest="augment", action="store_false", default=None, help="none of the three")
 
 
 def _recording(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--every", type=int, metavar="STEPS", help="between two frames (about 120 frames in all)")
+    group.add_argument("--every", type=int, metavar="STEPS", help="between two frames (for up to 150 frames)")
     group.add_argument("--watch", type=int, metavar="N", help="validation pictures, evenly over the classes (12)")
+    group.add_argument(
+        "--strip", type=_epochs, metavar="EPOCH,EPOCH", help="that filmstrip.png shows, such as 5,50 (evenly)"
+    )
     group.add_argument("--masks", metavar="DIR", help="object masks, named as the pictures: how much heat is on them")
     group.add_argument(
         "--method", metavar="NAME", help="of the maps, see camcore methods (cam where the head allows it, else gradcam)"
@@ -123,6 +128,26 @@ def _recording(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--export", action=argparse.BooleanOptionalAction, help="the best network as ONNX, verified (yes)"
     )
+
+
+def _usual(name: str) -> str:
+    """The default of a setting, by the kind of network."""
+    kinds = {"for small": recipe("small"), "with --freeze": recipe("resnet18", freeze=True), "": recipe("resnet18")}
+    values = {kind: _short(getattr(settings, name)) for kind, settings in kinds.items()}
+    other = values.pop("")
+    named = [f"{value} {kind}" for kind, value in values.items() if value != other]
+    return ", ".join([*named, f"else {other}"]) if named else other
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _epochs(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of epochs such as 5,50") from error
 
 
 def _or_off(kind: type) -> Any:

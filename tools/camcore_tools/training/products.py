@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from camcore.films.filmstrip import save_filmstrip
 from camcore_tools.console import note
 from camcore_tools.training.checkpoints import epoch_file, load_tensors
 from camcore_tools.training.job import Job
 from camcore_tools.training.loop import Training
 from camcore_tools.training.run_folder import RunFolder
 from camcore_tools.training.runs import read_json
+from camcore_tools.training.watching import first_of_each_class
 
 if TYPE_CHECKING:
     from camcore_onnx.exporting import Report
@@ -19,16 +21,21 @@ if TYPE_CHECKING:
 __all__ = ["finish", "show"]
 
 
-def show(recorder: CamRecorder, run: RunFolder) -> list[Path]:
+def show(job: Job, run: RunFolder, training: Training, recorder: CamRecorder) -> list[Path]:
     """The recording as films, pages and numbers."""
     recorder.finish()
     note("making the films of the recording")
-    return recorder.save(run.path)
+    files = recorder.save(run.path)
+    if job.strip is not None:
+        done = sorted({min(epoch, len(training.history)) for epoch in job.strip})
+        shown = first_of_each_class(recorder.recording.classes)
+        save_filmstrip(run.path / "filmstrip.png", recorder.recording, picture=shown, epochs=done)
+    return files
 
 
 def finish(job: Job, run: RunFolder, training: Training, recorder: CamRecorder) -> dict[str, Any]:
     """Make everything; the summary last, for it says that the rest is there."""
-    files = show(recorder, run)
+    files = show(job, run, training, recorder)
     best = training.best
     assert best is not None  # a training ends after an epoch
     checkpoint = Path(run.CHECKPOINTS) / epoch_file(best.epoch)

@@ -40,7 +40,7 @@ __all__ = ["OpenSplit", "carry_out"]
 
 OpenSplit = Callable[[Job, Preprocess, str], Split]
 
-_FRAMES = 120
+_FRAMES = 150
 _PACKAGES = ("camcore", "torch", "torchvision", "numpy", "onnxruntime", "pillow")
 
 
@@ -89,6 +89,8 @@ def carry_out(
         with Screen(training, label=label) as screen:
 
             def at_epoch(training: Training) -> None:
+                if len(training.history) in (job.strip or ()):
+                    recorder.frame()
                 run.save(training)
                 screen.epoch(training)
 
@@ -96,7 +98,7 @@ def carry_out(
             try:
                 training.run()
             except Diverged:
-                show(recorder, run)
+                show(job, run, training, recorder)
                 raise
         return finish(job, run, training, recorder)
 

@@ -11,9 +11,10 @@ from camcore.pictures import load_picture
 from camcore.preprocess import Preprocess
 from camcore_tools.training.pictures import Pictures
 
-__all__ = ["for_the_eye", "watched"]
+__all__ = ["first_of_each_class", "for_the_eye", "watched"]
 
 _SIDE = 480  # as CamRecorder shows pictures
+_ROWS = 3  # of the filmstrip
 
 
 def watched(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -45,3 +46,15 @@ def for_the_eye(
     factor = max(1.0, min(_SIDE, *(max(file.shape) for file in files)) / max(height, width))
     larger = replace(rule, size=(round(height * factor), round(width * factor)))
     return np.stack([larger.fit(file)[0] for file in files]), larger
+
+
+def first_of_each_class(classes: NDArray[np.int64]) -> list[int]:
+    """Numbers of pictures for a filmstrip: of up to three classes the first.
+
+    Examples
+    --------
+    >>> first_of_each_class(np.array([2, 2, 0, 1, 3]))
+    [0, 2, 3]
+    """
+    first: list[int] = np.sort(np.unique(classes, return_index=True)[1]).tolist()
+    return first[:_ROWS]
