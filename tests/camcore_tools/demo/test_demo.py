@@ -17,13 +17,12 @@ import numpy as np
 import pytest
 from camcore_onnx.verify import Check
 from camcore_tools import demo
-from camcore_tools.demo import measure, watch, write
+from camcore_tools.demo import measure, watch
 from camcore_tools.demo.summary import Record
 from PIL import Image
 
 import camcore
 from camcore.errors import InputError, MissingPackage
-from camcore.pictures import Picture
 
 
 def arguments(*words: str) -> argparse.Namespace:
@@ -129,26 +128,26 @@ def test_the_three_sets_are_disjoint_and_depend_on_the_seed() -> None:
     assert first.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
-def test_what_was_seen_is_a_recording_with_a_column_for_each_kind() -> None:
-    labels = np.repeat(np.arange(5), 4)
-    pictures = [Picture(np.full((9, 9, 3), n, np.uint8), f"picture-{n}") for n in range(20)]
-    history = watch.History(steps=10, losses=[1.6, 1.5], accuracies=[(0, 0.2), (10, 0.9)])
-    for step in (0, 10):
-        history.frames.append(watch.Frame(step, np.full((20, 2, 2), step, np.float32), np.ones(20, np.float32), labels))
-    recording = write.recorded(history, pictures, labels)
+def test_a_short_training_is_recorded_with_a_column_for_each_kind() -> None:
+    data = measure.draw_data(training=4, validation=2, gallery=4, seed=0)
+    trained = watch.train_and_record(data, epochs=2, batch=10, seed=0)
+    recording = trained.recording
     assert recording.classes.tolist() == [0, 1, 2, 3, 4] * 3
-    assert recording.pictures[:, 0, 0, 0].tolist() == [4 * kind + row for row in range(3) for kind in range(5)]
-    assert recording.maps.shape == (2, 15, 2, 2)
-    assert recording.curves["loss"].steps.tolist() == [1, 2]
-    assert recording.curves["accuracy"].at(9) == 0.2
+    assert recording.names[:2] == ("cap-1", "cube-1")
+    assert np.array_equal(recording.pictures[1], data.pictures[4].pixels)
+    assert recording.steps.tolist() == [0, 1, 2, 3, 4]
+    assert recording.curves["loss"].steps.tolist() == [1, 2, 3, 4]
+    assert recording.curves["accuracy"].at(4) == trained.accuracy
     assert recording.label(2) == "playing cards"
+    assert trained.parameters == sum(p.numel() for p in trained.network.parameters())
 
 
 def small_record(done: SimpleNamespace, **changes: Any) -> Record:
     report: Any = SimpleNamespace(path=done.folder / "model.onnx", size=1000, checks=[])
     empty: Any = None
     findings = measure.Findings(0.9, 30, 40, 0.2, changes.pop("checks"), [], empty, empty)
-    return Record(done.folder, 0, 1, 400, watch.History(1), report, findings)
+    trained = watch.Trained(empty, empty, 1000, 1, 0.9, 1.0)
+    return Record(done.folder, 0, 400, trained, report, findings)
 
 
 def test_a_failed_check_is_exit_status_1(

@@ -11,8 +11,8 @@ import pytest
 import torch
 from camcore_tools.training.heads import HeadName
 from camcore_tools.training.networks import ARCHS, build, load_trainable_state, put_training, trainable_state
-from camcore_torch import TorchBackend
 from camcore_tools.training.small import make_network
+from camcore_torch import TorchBackend
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -113,8 +113,6 @@ def test_weights_depend_on_the_seed_alone() -> None:
 
 
 def test_small_is_the_network_of_the_demo() -> None:
-    from camcore_tools.training.small import make_network
-
     ours, theirs = build("small", 5, seed=2, size=(64, 64)).state_dict(), make_network(5, seed=2).state_dict()
     assert list(ours) == list(theirs)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)

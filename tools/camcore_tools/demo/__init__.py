@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from camcore_tools.demo.measure import Data
     from camcore_tools.demo.summary import Record
-    from camcore_tools.demo.watch import History
+    from camcore_tools.demo.watch import Trained
 
 SUMMARY = "train a small network here and now, watch its CAMs, export, explain in ONNX Runtime, make a page of it"
 
@@ -42,7 +42,7 @@ class Scale(NamedTuple):
     batch: int
 
 
-FULL = Scale({"training": 280, "validation": 40, "gallery": 4}, epochs=16, batch=32)
+FULL = Scale({"training": 300, "validation": 40, "gallery": 4}, epochs=14, batch=32)
 QUICK = Scale({"training": 80, "validation": 8, "gallery": 2}, epochs=12, batch=16)
 
 
@@ -121,26 +121,24 @@ def _demonstrate(args: argparse.Namespace, folder: Path, results: ResultFolder) 
     scale = scale._replace(epochs=args.epochs or scale.epochs)
     data = draw_data(**scale.pictures, seed=args.seed)
     with _threads(args.threads):
-        network, history = _trained(data, scale, args.seed)
-        report = _exported(network, folder / "model.onnx")
+        trained = _trained(data, scale, args.seed)
+        report = _exported(trained.network, folder / "model.onnx")
         note(f"[4/5] explaining {len(data.validation.labels)} validation pictures in ONNX Runtime and in PyTorch")
-        findings = measure(network, report.path, data, threads=args.threads)
+        findings = measure(trained.network, report.path, data, threads=args.threads)
     note(f"[5/5] writing {folder / 'index.html'}")
-    record = Record(folder, args.seed, scale.epochs, len(data.training.labels), history, report, findings)
+    record = Record(folder, args.seed, len(data.training.labels), trained, report, findings)
     write_everything(record, data, results)
     note(f"      all done in {time.monotonic() - start:.0f} s\n")
     return record
 
 
-def _trained(data: Data, scale: Scale, seed: int) -> tuple[nn.Module, History]:
-    from camcore_tools.demo.network import make_network
-    from camcore_tools.demo.watch import watch_training
+def _trained(data: Data, scale: Scale, seed: int) -> Trained:
+    from camcore_tools.demo.watch import train_and_record
 
     note(f"[2/5] training a small residual network: {len(data.training.labels)} pictures, {scale.epochs} epochs")
-    network = make_network(len(KINDS), seed=seed)
-    history = watch_training(network, data, epochs=scale.epochs, batch=scale.batch, seed=seed)
-    note(f"      {history.seconds:.0f} s; {history.accuracies[-1][1]:.1%} of the validation pictures right")
-    return network, history
+    trained = train_and_record(data, epochs=scale.epochs, batch=scale.batch, seed=seed)
+    note(f"      {trained.seconds:.0f} s; {trained.accuracy:.1%} of the validation pictures right")
+    return trained
 
 
 def _exported(network: nn.Module, path: Path) -> Report:

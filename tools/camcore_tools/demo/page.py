@@ -121,7 +121,8 @@ def _film(page: Page) -> str:
     return _section(
         "It learns to look",
         "<p>Class activation maps of the true class, recorded while the network trained. "
-        "The frame is green where it has the picture right, red where it is wrong.</p>",
+        "The frame is green where it has the picture right, red where it is wrong. "
+        '<a href="timeline.html">Go through it step by step</a>.</p>',
         "<picture>",
         f'<source media="(prefers-reduced-motion: reduce)" srcset="{still}">',
         f'<img class="film" src="{animation}" alt="The maps contract onto the objects while the loss falls">',

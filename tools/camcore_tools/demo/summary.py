@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from camcore_onnx.exporting import Report
     from camcore_onnx.verify import Check
 
-    from camcore_tools.demo.watch import History
+    from camcore_tools.demo.watch import Trained
 
 __all__ = ["Record"]
 
@@ -31,11 +31,11 @@ class Record:
     Attributes
     ----------
     folder : Path
-    seed, epochs : int
+    seed : int
     training : int
         Pictures that the network was trained on.
-    history : History
-        Of the training.
+    trained : Trained
+        What came of the training.
     report : Report
         Of the export.
     findings : Findings
@@ -43,9 +43,8 @@ class Record:
 
     folder: Path
     seed: int
-    epochs: int
     training: int
-    history: History
+    trained: Trained
     report: Report
     findings: Findings
 
@@ -66,8 +65,8 @@ class Record:
             "camcore": __version__,
             "seed": self.seed,
             "pictures": {"training": self.training, "validation": found.pictures},
-            "network": {"parameters": self.history.parameters, "epochs": self.epochs},
-            "seconds": {"training": round(self.history.seconds, 1)},
+            "network": {"parameters": self.trained.parameters, "epochs": self.trained.epochs},
+            "seconds": {"training": round(self.trained.seconds, 1)},
             "accuracy": found.accuracy,
             "peaks": {
                 "on_object": found.on_object,
@@ -131,7 +130,7 @@ class Record:
             film=("training.gif", "training.png"),
             steps=(
                 f"{self.training} pictures of five kinds of merchandise were drawn. A residual network of "
-                f"{self.history.parameters:,} parameters learned in {self.history.seconds:.0f} seconds to tell them "
+                f"{self.trained.parameters:,} parameters learned in {self.trained.seconds:.0f} seconds to tell them "
                 "apart, was exported to ONNX, and is explained here without PyTorch."
             ),
             gallery=gallery,
@@ -142,7 +141,7 @@ class Record:
             sheets=sheets,
             commands=self.commands,
             code=self.code,
-            footer=f"camcore {__version__}, seed {self.seed}, {self.epochs} epochs. Nothing was downloaded.",
+            footer=f"camcore {__version__}, seed {self.seed}, {self.trained.epochs} epochs. Nothing was downloaded.",
         )
 
     def _headline(self) -> list[tuple[str, str]]:

@@ -1,128 +1,116 @@
-"""Watch a network while it trains: its loss, its accuracy, and where it looks."""
+"""Train the network of the demo, by the loop of ``camcore train``, and record where it looks meanwhile."""
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-import camcore
+from camcore.recording import Recording
 from camcore_tools.console import Progress
-from camcore_tools.demo.measure import Data, inputs
+from camcore_tools.demo.measure import RULE, Data, inputs
+from camcore_tools.merchandise import KINDS, PictureSet
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Frame", "History", "Watcher", "watch_training"]
+    from camcore_tools.training.loop import Training
+    from camcore_tools.training.pictures import PictureArray
 
-_FRAMES = 72
+__all__ = ["Trained", "columns_of_kinds", "train_and_record"]
+
+_FRAMES, _ROWS = 72, 3
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
-    """After ``step`` steps: (N, h, w) maps and (N,) probabilities of the true classes, and the (N,) best classes."""
+class Trained:
+    """A trained network, what was recorded meanwhile, and how long it took.
 
-    step: int
-    maps: NDArray[np.float32]
-    probabilities: NDArray[np.float32]
-    best: NDArray[np.int64]
-
-
-@dataclass
-class History:
-    """What was seen: the loss of each step, (step, share right) of the validation pictures, and the frames."""
-
-    steps: int
-    parameters: int = 0
-    seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)
-    accuracies: list[tuple[int, float]] = field(default_factory=list)
-    frames: list[Frame] = field(default_factory=list)
-
-
-class Watcher:
-    """Looks at a network now and then; to be called after each step of the training, which goes on undisturbed.
-
-    Parameters
+    Attributes
     ----------
     network : nn.Module
-    watched : (images, labels)
-        Those whose maps are kept, images as the network takes them.
-    validation : (images, labels)
-        Those on which the accuracy is measured.
-    epochs, per_epoch : int
-        How long the training will be, and its steps an epoch.
+    recording : Recording
+        Of some pictures of the gallery, three of each kind at most, a column for each kind.
+    parameters, epochs : int
+    accuracy, seconds : float
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        watched: tuple[NDArray[np.float32], NDArray[np.int64]],
-        validation: tuple[NDArray[np.float32], NDArray[np.int64]],
-        *,
-        epochs: int,
-        per_epoch: int,
-    ) -> None:
-        self.history = History(epochs * per_epoch, sum(p.numel() for p in network.parameters()))
-        self._explainer = camcore.explainer(network, device="cpu")
-        self._watched, self._validation = watched, validation
-        self._per_epoch = per_epoch
-        self._interval = math.ceil(self.history.steps / _FRAMES)
-        self._measure(0)
-        self._look(0)
-
-    def __call__(self, step: int, loss: float) -> None:
-        """After ``step`` steps, the last of which had this ``loss``."""
-        self.history.losses.append(loss)
-        if step % self._per_epoch == 0:
-            self._measure(step)
-        if step % self._interval == 0 or step == self.history.steps:
-            self._look(step)
-
-    @property
-    def accuracy(self) -> float:
-        """Share of the validation pictures that were right when last measured."""
-        return self.history.accuracies[-1][1]
-
-    def _measure(self, step: int) -> None:
-        images, labels = self._validation
-        right = self._explainer.backend.scores(images).argmax(axis=1) == labels
-        self.history.accuracies.append((step, float(right.mean())))
-
-    def _look(self, step: int) -> None:
-        images, labels = self._watched
-        out = self._explainer(images, labels)
-        chances = out.probabilities[np.arange(len(labels)), labels].astype(np.float32)
-        self.history.frames.append(Frame(step, out.maps[:, 0], chances, out.scores.argmax(axis=1)))
+    network: nn.Module
+    recording: Recording
+    parameters: int
+    epochs: int
+    accuracy: float
+    seconds: float
 
 
-def watch_training(network: nn.Module, data: Data, *, epochs: int, batch: int, seed: int) -> History:
-    """Train the network on the data, with a bar, and give what was seen on the way."""
-    import torch
+def train_and_record(data: Data, *, epochs: int, batch: int, seed: int) -> Trained:
+    """Train the built-in network on the data, with a bar."""
+    from camcore_torch import CamRecorder
 
-    from camcore_tools.demo.network import train
-
-    gallery = np.stack([p.pixels for p in data.pictures])
-    per_epoch = math.ceil(len(data.training.labels) / batch)
-    watcher = Watcher(
-        network,
-        (inputs(gallery), data.labels),
-        (inputs(data.validation.images), data.validation.labels),
-        epochs=epochs,
-        per_epoch=per_epoch,
+    training = _training(data, epochs, batch, seed)
+    shown = columns_of_kinds(data.labels)
+    pixels = np.stack([data.pictures[n].pixels for n in shown])
+    training.recorder = recorder = CamRecorder(
+        training.network,
+        inputs(pixels),
+        data.labels[shown],
+        every=math.ceil(training.total / _FRAMES),
+        labels=KINDS,
+        names=[data.pictures[n].name for n in shown],
+        pictures=pixels,
+        device="cpu",
     )
-    images, labels = torch.from_numpy(inputs(data.training.images)), torch.from_numpy(data.training.labels)
     start = time.monotonic()
-    with Progress(watcher.history.steps, "      training") as bar:
+    with Progress(training.total, "      training") as bar:
+        training.after_step = lambda step, loss: bar.step(text=f"loss {loss:.2f}  accuracy {_accuracy(training):.0%}")
+        training.run()
+    recorder.finish()
+    return Trained(
+        training.network,
+        recorder.recording,
+        sum(p.numel() for p in training.network.parameters()),
+        epochs,
+        _accuracy(training),
+        time.monotonic() - start,
+    )
 
-        def after_step(step: int, loss: float) -> None:
-            watcher(step, loss)
-            bar.step(text=f"loss {loss:.2f}  accuracy {watcher.accuracy:.0%}")
 
-        train(network, images, labels, epochs=epochs, batch=batch, seed=seed, after_step=after_step)
-    watcher.history.seconds = time.monotonic() - start
-    return watcher.history
+def _training(data: Data, epochs: int, batch: int, seed: int) -> Training:
+    from camcore_tools.training.job import recipe
+    from camcore_tools.training.loop import Training
+    from camcore_tools.training.pictures import Split
+    from camcore_tools.training.small import make_network
+
+    settings = recipe("small")
+    rate = settings.lr * batch / settings.batch  # smaller batches point less surely downhill
+    settings = replace(settings, epochs=epochs, batch=batch, lr=rate, seed=seed, device="cpu")
+    split = Split(_pictures(data.training), _pictures(data.validation))
+    return Training(make_network(len(KINDS), seed=seed), split, settings, RULE)
+
+
+def _pictures(drawn: PictureSet) -> PictureArray:
+    from camcore_tools.training.pictures import PictureArray
+
+    return PictureArray(drawn.images, drawn.labels, KINDS, [str(n) for n in range(len(drawn.labels))])
+
+
+def _accuracy(training: Training) -> float:
+    """Share of the validation pictures that were right after the last epoch."""
+    return training.history[-1].top1 if training.history else 0.0
+
+
+def columns_of_kinds(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Numbers of pictures, row after row, so that each kind has a column; at most three rows.
+
+    Examples
+    --------
+    >>> columns_of_kinds(np.array([0, 0, 1, 1])).tolist()
+    [0, 2, 1, 3]
+    """
+    members = [np.flatnonzero(labels == kind)[:_ROWS] for kind in np.unique(labels)]
+    rows: NDArray[np.int64] = np.stack(members, axis=1).reshape(-1)
+    return rows

@@ -14,28 +14,27 @@ from camcore import figures, render, sheets
 from camcore.explanation import Explanation
 from camcore.files import save_picture, write_atomically
 from camcore.films.film import frames_of, write_gif
-from camcore.recording import Curve, Recording
+from camcore.films.timeline import save_timeline
 from camcore_tools.demo.measure import Data, Mistake
 from camcore_tools.demo.page import Card, Strip, render_page
 from camcore_tools.merchandise import KINDS
 
 if TYPE_CHECKING:
     from camcore.pictures import Picture
+    from camcore.recording import Recording
     from camcore.results import ResultFolder
     from camcore_tools.demo.summary import Record
-    from camcore_tools.demo.watch import History
 
 __all__ = ["write_everything", "write_gallery", "write_mistakes", "write_sheets"]
 
 _MOST_MISTAKES = 12
-_ROWS = 3  # pictures of each kind in the film
 _PIXEL = 3  # a picture of 64 pixels is shown with pixels that can be seen
 
 
 def write_everything(record: Record, data: Data, results: ResultFolder) -> None:
     """All files; the page, which refers to the others, is the last."""
     folder, found = record.folder, record.findings
-    write_training(folder, record.history, data)
+    write_training(folder, record.trained.recording)
     with results:
         results.add(found.gallery)
     page = record.page(
@@ -48,34 +47,12 @@ def write_everything(record: Record, data: Data, results: ResultFolder) -> None:
     write_atomically(folder / "index.html", lambda file: file.write(render_page(page).encode()))
 
 
-def write_training(folder: Path, history: History, data: Data) -> None:
-    """The film of the training, and its last frame for those who want nothing to move."""
-    film = frames_of(recorded(history, data.pictures, data.labels), columns=len(KINDS))
+def write_training(folder: Path, recording: Recording) -> None:
+    """The training as a film, its last frame for those who want nothing to move, and as a page to go through it."""
+    film = frames_of(recording, columns=len(KINDS))
     write_gif(folder / "training.gif", film)
     save_picture(folder / "training.png", film[-1])
-
-
-def recorded(history: History, pictures: Sequence[Picture], labels: NDArray[np.int64]) -> Recording:
-    """What was seen of the training, a column for each kind; at most three pictures of each."""
-    frames, each = history.frames, len(labels) // len(KINDS)
-    steps, shares = np.array(history.accuracies, np.float64).T
-    curves = {
-        "loss": Curve(np.arange(1, len(history.losses) + 1), np.array(history.losses)),
-        "accuracy": Curve(steps.astype(np.int64), shares),
-    }
-    recording = Recording(
-        steps=np.array([frame.step for frame in frames]),
-        maps=np.stack([frame.maps for frame in frames]),
-        probabilities=np.stack([frame.probabilities for frame in frames]),
-        best=np.stack([frame.best for frame in frames]),
-        classes=labels,
-        pictures=np.stack([picture.pixels for picture in pictures]),
-        curves=curves,
-        labels=KINDS,
-        names=tuple(picture.name for picture in pictures),
-    )
-    rows = range(min(each, _ROWS))
-    return recording.pick([column * each + row for row in rows for column in range(len(KINDS))])
+    save_timeline(folder / "timeline.html", recording)
 
 
 def write_gallery(folder: Path, pictures: Sequence[Picture], out: Explanation, labels: NDArray[np.int64]) -> list[Card]:

@@ -16,20 +16,19 @@ Numbers = Sequence[int] | NDArray[np.integer[Any]]
 
 
 class Pictures(Protocol):
-    """N pictures, all of one size.
+    """N pictures, all of one size."""
 
-    Attributes
-    ----------
-    classes : tuple of str
-        Names of all K classes; a label is an index into them.
-    labels : (N,) int64 ndarray
-    names : sequence of str
-        Of the pictures, such as ``cap/0003.png``; no two are equal.
-    """
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of all K classes; a label is an index into them."""
 
-    classes: tuple[str, ...]
-    labels: NDArray[np.int64]
-    names: Sequence[str]
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) ndarray."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the pictures, such as ``cap/0003.png``; no two are equal."""
 
     def __len__(self) -> int: ...
 

@@ -32,15 +32,16 @@ def _convolution(inward: int, outward: int, side: int, stride: int) -> nn.Sequen
 
 
 class ResidualNetwork(nn.Module):
-    """Pictures to class scores: three residual blocks, global average pooling, one linear layer.
+    """Pictures to class scores: three groups of residual blocks, global average pooling, one linear layer.
 
-    The picture is halved only twice, so that the maps of a 64 pixel picture have 16 x 16 cells.
+    The picture is halved only twice, so that the maps of a 64 pixel picture have 16 x 16 cells. The later groups have two
+    blocks: a cell then sees enough around itself to answer on the object and not beside it.
 
     Parameters
     ----------
     classes : int
     widths : three ints
-        Channels of the blocks.
+        Channels of the groups.
     """
 
     def __init__(self, classes: int, *, widths: tuple[int, int, int] = (16, 32, 64)) -> None:
@@ -48,7 +49,9 @@ class ResidualNetwork(nn.Module):
         first, second, third = widths
         self.stem = nn.Sequential(_convolution(3, first, 3, 2), nn.ReLU())
         self.blocks = nn.Sequential(
-            _Residual(first, first, 1), _Residual(first, second, 2), _Residual(second, third, 1)
+            _Residual(first, first, 1),
+            nn.Sequential(_Residual(first, second, 2), _Residual(second, second, 1)),
+            nn.Sequential(_Residual(second, third, 1), _Residual(third, third, 1)),
         )
         self.head = nn.Linear(third, classes)
 
