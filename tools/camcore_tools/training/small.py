@@ -34,8 +34,8 @@ def _convolution(inward: int, outward: int, side: int, stride: int) -> nn.Sequen
 class ResidualNetwork(nn.Module):
     """Pictures to class scores: three groups of residual blocks, global average pooling, one linear layer.
 
-    The picture is halved only twice, so that the maps of a 64 pixel picture have 16 x 16 cells. The later groups have two
-    blocks: a cell then sees enough around itself to answer on the object and not beside it.
+    The picture is halved only twice, so that the maps of a 64 pixel picture have 16 x 16 cells. The later groups have
+    two blocks: a cell then sees enough around itself to answer on the object and not beside it.
 
     Parameters
     ----------
