@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import recordings
 import torch
 from camcore_torch import CamRecorder
 from PIL import Image
@@ -23,7 +24,6 @@ from torch.nn import functional
 import camcore
 from camcore.errors import InputError, MethodNotPossible
 from camcore.preprocess import preprocess
-from camcore.recording import Recording
 from camcore.recording_files import load_recording
 
 CLASSES = 4
@@ -248,12 +248,6 @@ def steps_of(model: nn.Module, seed: int = 0) -> Iterator[float]:
         loss.backward()
         optimizer.step()
         yield loss.item()
-
-
-def same(a: Recording, b: Recording) -> bool:
-    names = ("steps", "maps", "probabilities", "best", "classes", "pictures", "names", "method", "layer")
-    curves = [{k: (c.steps.tolist(), c.values.tolist()) for k, c in r.curves.items()} for r in (a, b)]
-    return curves[0] == curves[1] and all(np.array_equal(getattr(a, n), getattr(b, n)) for n in names)
 
 
 class TestFrames:
@@ -550,7 +544,7 @@ class TestResuming:
         whole = run(tmp_path / "whole", 14)[0].recording
         _, checkpoint = run(tmp_path / "killed", 11, stop=stop)  # goes on after its checkpoint, and is gone
         resumed = run(tmp_path / "killed", 14, resume=checkpoint)[0]
-        assert same(resumed.recording, whole)
+        assert recordings.equal(resumed.recording, whole)
         resumed.finish()
         assert load_recording(tmp_path / "killed").steps.tolist() == [0, 3, 6, 9, 12, 14]
 
@@ -574,7 +568,7 @@ class TestResuming:
         first = run(tmp_path, 10)[0].recording
         again = watching(small(seed=5), every=3, folder=tmp_path)
         again.finish()
-        assert same(again.recording, first)  # nothing is lost by looking
+        assert recordings.equal(again.recording, first)  # nothing is lost by looking
         again.step(loss=1)
         assert again.recording.steps.tolist() == [0]
         assert not np.array_equal(again.recording.maps[0], first.maps[0])
@@ -598,9 +592,9 @@ class TestFolder:
     def test_has_the_same_as_memory(self, tmp_path: Path) -> None:
         kept, _ = run(None, 10)
         written, _ = run(tmp_path / "deep" / "folder", 10)
-        assert same(written.recording, kept.recording)
+        assert recordings.equal(written.recording, kept.recording)
         written.finish()
-        assert same(load_recording(tmp_path / "deep" / "folder"), written.recording)
+        assert recordings.equal(load_recording(tmp_path / "deep" / "folder"), written.recording)
         assert isinstance(written.recording.maps, np.memmap)
 
     def test_of_another_recording_is_refused(self, tmp_path: Path) -> None:
@@ -739,6 +733,36 @@ def test_beside_the_workers_of_a_data_loader() -> None:
             recorder.step()
             count += 1
     assert len(recorder.recording) == count + 1 == 5
+
+
+LONG = """
+import sys
+import torch
+from camcore_torch import CamRecorder
+from torch import nn
+
+def resident():
+    return int(open("/proc/self/status").read().split("VmRSS:")[1].split()[0]) / 1024
+
+images, labels = torch.randn(12, 3, 64, 64), torch.arange(12) % 5
+model = nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+recorder = CamRecorder(model, images, labels, every=1, folder=sys.argv[1])
+recorder.step(loss=1.0)
+start = resident()
+for _ in range(9_999):
+    recorder.step(loss=1.0, accuracy=0.5)
+print(resident() - start)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell of memory")
+def test_ten_thousand_steps_take_little_memory(tmp_path: Path) -> None:
+    """123 MB of maps: the process must not grow by them."""
+    command = [sys.executable, "-c", LONG, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert load_recording(tmp_path).maps.nbytes > 120e6
+    assert float(done.stdout) < 40
 
 
 def test_says_what_it_is() -> None:
