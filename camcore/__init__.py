@@ -12,6 +12,8 @@ from camcore.multilabel import label_mask
 from camcore.normalize import normalize, postprocess
 from camcore.plan import Plan, Route
 from camcore.preprocess import PRESETS, Preprocess
+from camcore.recording import Curve, Recording
+from camcore.recording_files import load_recording
 from camcore.regions import Box, boxes, mask
 from camcore.resize import resize
 from camcore.scores import choose_classes, softmax, top_k
@@ -28,6 +30,7 @@ __all__ = [
     "Backend",
     "Box",
     "CamError",
+    "Curve",
     "DeviceError",
     "Evidence",
     "Explainer",
@@ -44,6 +47,7 @@ __all__ = [
     "NormHead",
     "Plan",
     "Preprocess",
+    "Recording",
     "Route",
     "Smoothing",
     "Tap",
@@ -57,6 +61,7 @@ __all__ = [
     "finer",
     "fuse",
     "label_mask",
+    "load_recording",
     "mask",
     "method",
     "normalize",
