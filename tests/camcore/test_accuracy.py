@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn import metrics
@@ -26,6 +26,7 @@ def cases(draw: st.DrawFn, *, ties: bool = True) -> Case:
     return scores, draw(arrays.arrays(np.int64, n, elements=st.integers(0, k - 1)))
 
 
+@settings(deadline=None)
 @given(cases())
 def test_a_rank_is_the_place_in_the_sorted_list_also_of_ties(case: Case) -> None:
     scores, labels = case
@@ -56,6 +57,7 @@ def test_scores_that_say_nothing_are_not_right_by_chance() -> None:
     assert ranks(mixed, np.array([0])).tolist() == [3]
 
 
+@settings(deadline=None)
 @given(cases(ties=False))
 def test_cross_entropy_is_the_mean_surprise(case: Case) -> None:
     logits, labels = case
@@ -77,6 +79,7 @@ def test_cross_entropy_of_huge_logits_is_exact() -> None:
     assert np.isnan(cross_entropy(odd, np.array([0, 1, 0]))[1:]).all()
 
 
+@settings(deadline=None)
 @given(cases())
 def test_confusion_and_figures_are_those_of_scikit_learn(case: Case) -> None:
     scores, labels = case
