@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 import camcore
@@ -103,6 +102,9 @@ class CamRecorder:
 
     Examples
     --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from camcore_torch import CamRecorder
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
     >>> images, labels = torch.randn(32, 3, 16, 16), torch.randint(2, (32,))
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
