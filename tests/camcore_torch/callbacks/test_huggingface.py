@@ -20,6 +20,8 @@ from transformers import (
     ViTForImageClassification,
 )
 
+from camcore.recording_files import load_recording
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore:::(transformers|accelerate)"),
     pytest.mark.filterwarnings("ignore:::torch.utils.data"),
@@ -96,6 +98,7 @@ def test_a_step_is_one_of_the_optimizer_and_numbers_are_those_that_are_logged(tm
     assert set(recording.curves) == {"loss", "grad_norm", "learning_rate", "epoch", "eval_loss"}
 
 
+@pytest.mark.usefixtures("no_films")
 def test_a_resumed_training_goes_on_with_its_recording(tmp_path: Path) -> None:
     def callback(name: str) -> CamCallback:
         return CamCallback(IMAGES[:2], LABELS[:2], every=2, folder=tmp_path / name)
@@ -111,7 +114,14 @@ def test_a_resumed_training_goes_on_with_its_recording(tmp_path: Path) -> None:
     assert again.recorder.steps == 6
     assert again.recording.steps.tolist() == [0, 2, 4, 6]
     np.testing.assert_allclose(again.recording.maps, straight.recording.maps, rtol=1e-5, atol=1e-6)
-    assert (tmp_path / "resumed" / "drift.json").is_file()
+
+
+def test_products_are_saved_at_the_end(tmp_path: Path) -> None:
+    callback = CamCallback(IMAGES[:2], LABELS[:2], every=2, folder=tmp_path / "cams")
+    trainer_of(resnet(), tmp_path, callback, max_steps=3).train()
+    found = load_recording(tmp_path / "cams" / "recording.npz")
+    assert found.steps.tolist() == [0, 2, 3]
+    np.testing.assert_array_equal(found.maps, callback.recording.maps)
 
 
 def test_an_evaluation_without_a_training_records_nothing(tmp_path: Path) -> None:

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
-import pytest
-
 HEAVY = ("lightning", "pytorch_lightning", "transformers", "tensorboard", "torch.utils.tensorboard")
+
+WITHOUT = f"""
+import json, sys
+import camcore_torch.callbacks.tensorboard
+from camcore import MissingPackage
+
+told = {{"loaded": [name for name in {HEAVY} if name in sys.modules]}}
+sys.modules.update(dict.fromkeys({HEAVY}))
+writer = object()
+assert camcore_torch.callbacks.tensorboard.TensorBoardSink(writer).writer is writer
+
+def lightning():
+    import camcore_torch.callbacks.lightning
+def huggingface():
+    import camcore_torch.callbacks.huggingface
+def tensorboard():
+    camcore_torch.callbacks.tensorboard.TensorBoardSink("runs")
+
+for use in (lightning, huggingface, tensorboard):
+    try:
+        use()
+    except MissingPackage as error:
+        told[use.__name__] = str(error)
+print(json.dumps(told))
+"""
 
 
 def fresh(code: str) -> str:
@@ -16,42 +40,16 @@ def fresh(code: str) -> str:
     return done.stdout.strip()
 
 
-def test_nothing_is_imported_before_it_is_needed() -> None:
+def test_the_package_of_the_callbacks_imports_nothing_heavy() -> None:
     names = "camcore, camcore_torch, camcore_torch.callbacks"
     assert fresh(f"import sys, {names}\nprint([n for n in {(*HEAVY, 'torch')} if n in sys.modules])") == "[]"
-    modules = "camcore_torch.recorder, camcore_torch.callbacks.watching, camcore_torch.callbacks.tensorboard"
-    assert fresh(f"import sys, {modules}\nprint([n for n in {HEAVY} if n in sys.modules])") == "[]"
 
 
-@pytest.mark.parametrize(
-    ("module", "absent", "text"),
-    [
-        ("lightning", ("lightning", "pytorch_lightning"), "PyTorch Lightning cannot be imported ("),
-        ("huggingface", ("transformers",), "transformers cannot be imported ("),
-    ],
-)
-def test_a_missing_package_is_an_answer(module: str, absent: tuple[str, ...], text: str) -> None:
-    said = fresh(
-        "import sys\n"
-        f"sys.modules.update(dict.fromkeys({absent}))\n"
-        "from camcore import MissingPackage\n"
-        f"try: import camcore_torch.callbacks.{module}\n"
-        "except MissingPackage as error: print(error)"
-    )
-    assert said.startswith(text)
-    assert said.endswith(f"pip install 'camcore[{module}]'")
-
-
-def test_a_writer_of_ones_own_needs_no_tensorboard() -> None:
-    said = fresh(
-        "import sys\n"
-        "sys.modules['tensorboard'] = None\n"
-        "from camcore import MissingPackage\n"
-        "from camcore_torch.callbacks.tensorboard import TensorBoardSink\n"
-        "writer = object()\n"
-        "assert TensorBoardSink(writer).writer is writer\n"
-        "try: TensorBoardSink('runs')\n"
-        "except MissingPackage as error: print(error)"
-    )
-    assert said.startswith("tensorboard cannot be imported (")
-    assert said.endswith("pip install 'camcore[tensorboard]'")
+def test_a_missing_package_is_an_answer() -> None:
+    told = json.loads(fresh(WITHOUT))
+    assert told.pop("loaded") == []
+    names = {"lightning": "PyTorch Lightning", "huggingface": "transformers", "tensorboard": "tensorboard"}
+    assert told.keys() == names.keys()
+    for extra, text in told.items():
+        assert text.startswith(f"{names[extra]} cannot be imported (")
+        assert text.endswith(f": pip install 'camcore[{extra}]'")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from camcore import InputError
+from camcore.recording_files import load_recording
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:::(lightning|pytorch_lightning)"),
@@ -166,6 +169,7 @@ def test_what_was_recorded_before_an_error_is_kept(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "drift.json").read_text())["steps"] == [0, 2, 4]
 
 
+@pytest.mark.usefixtures("no_films")
 def test_a_resumed_training_goes_on_with_its_recording(tmp_path: Path) -> None:
     """The checkpoint is of step 6; frames and numbers of the lost steps after it are taken anew."""
     checkpoints = import_module(PACKAGES[0]).callbacks.ModelCheckpoint(tmp_path, filename="at", every_n_train_steps=6)
@@ -183,6 +187,7 @@ def test_a_resumed_training_goes_on_with_its_recording(tmp_path: Path) -> None:
     assert again.recording.curves["loss"].values.tolist() == straight.recording.curves["loss"].values.tolist()
 
 
+@pytest.mark.usefixtures("no_films")
 def test_a_new_training_in_the_folder_of_an_old_one_shows_listeners_only_its_own(tmp_path: Path) -> None:
     fit(module_of(PACKAGES[0]), CamCallback(IMAGES[:4], LABELS[:4], every=4, folder=tmp_path), max_steps=8)
     seen: list[list[int]] = []
@@ -204,3 +209,53 @@ def test_products_that_cannot_be_saved_do_not_end_a_training(tmp_path: Path) -> 
         trainer = fit(module_of(PACKAGES[0]), callback)
     assert trainer.global_step == 12
     assert callback.recording.steps.tolist() == [0, 4, 8, 12]
+
+
+TWO_PROCESSES = """
+import sys
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+import lightning.pytorch as pl
+from camcore_torch.callbacks.lightning import CamCallback
+
+class Classifier(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        trunk = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        self.net = nn.Sequential(*trunk, nn.Linear(6, 3))
+    def forward(self, images):
+        return self.net(images)
+    def training_step(self, batch, index):
+        loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
+        self.log("train_loss", loss, on_step=True, on_epoch=True, sync_dist=True)
+        return loss
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    data, model = TensorDataset(torch.randn(32, 3, 12, 12), torch.randint(3, (32,))), Classifier()
+    watching = [CamCallback(*data[:4], every=2, folder=sys.argv[1])] if len(sys.argv) > 1 else []
+    options = {"enable_checkpointing": False, "enable_progress_bar": False, "logger": False}
+    trainer = pl.Trainer(callbacks=watching, max_epochs=1, accelerator="cpu", devices=2, strategy="ddp", **options)
+    trainer.fit(model, DataLoader(data, 4))
+    records = watching[0].recorder.records if watching else None
+    print("said", trainer.global_rank, records, [p.double().sum().item() for p in model.parameters()])
+"""
+
+
+@pytest.mark.slow
+def test_of_several_processes_the_first_records(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(TWO_PROCESSES)
+    told = []
+    for words in ([str(tmp_path / "recorded")], []):
+        run = [sys.executable, str(tmp_path / "train.py"), *words]
+        done = subprocess.run(run, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+        lines = [line.split(maxsplit=3) for line in done.stdout.splitlines() if line.startswith("said")]
+        told.append({rank: (records, sums) for _, rank, records, sums in lines})
+    watched, plain = told
+    assert {rank: records for rank, (records, _) in watched.items()} == {"0": "True", "1": "False"}
+    assert {sums for _, sums in (*watched.values(), *plain.values())} == {plain["0"][1]}
+    assert load_recording(tmp_path / "recorded").steps.tolist() == [0, 2, 4]
