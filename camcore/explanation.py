@@ -227,6 +227,17 @@ class Explanation:
         self._need_pictures("overlays")
         return [figures.overlays(self, n, **style) for n in range(len(self))]
 
+    def together(self, threshold: float = 0.5, **style: Any) -> list[NDArray[np.uint8]]:
+        """For each image one picture with the heat of all classes that are there, (H, W, 3) uint8.
+
+        A class has the same colour in all. The options are those of :func:`camcore.figures.together`.
+        """
+        from camcore import figures
+
+        self._need_pictures("overlays")
+        given = {"threshold": threshold, "colors": figures.ClassColors(), **style}
+        return [figures.together(self, n, **given) for n in range(len(self))]
+
     def save(self, folder: str | PathLike[str], **style: Any) -> list[Path]:
         """Write overlays, ``maps.npz`` and ``result.json`` into a folder; gives the files written."""
         from camcore.results import ResultFolder

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from numpy_network import explanation
 
-from camcore import InputError, boxes, mask, normalize, softmax
+from camcore import InputError, boxes, figures, mask, normalize, softmax
 from camcore.normalize import NORMALIZATIONS
 from camcore.pictures import Picture
 
@@ -192,6 +192,18 @@ class TestPresent:
         assert none.heatmaps().shape == (1, 0, 32, 48)
         assert none.boxes() == [[]]
         assert none.masks().shape == (1, 0, 32, 48)
+
+    def test_all_on_one_picture(self) -> None:
+        scores = np.array([[2.0, -1.0, 3.0, 0.0, 0.0], [-1.0, 1.0, 2.0, 0.0, 0.0]], np.float32)
+        out = replace(
+            explanation(classes=3, scores_are="independent logit"), scores=scores, classes=np.array([[0, 1, 2]] * 2)
+        )
+        first, second = out.together(0.6, outline=None)
+        colors = figures.ClassColors()
+        np.testing.assert_array_equal(first, figures.together(out, 0, threshold=0.6, colors=colors, outline=None))
+        np.testing.assert_array_equal(second, figures.together(out, 1, threshold=0.6, colors=colors, outline=None))
+        with pytest.raises(InputError, match="overlays need pictures with two spatial axes"):
+            explanation((9,), (3,)).together()
 
     def test_label_masks(self) -> None:
         scores = np.array([[2.0, -1.0, 1.0, 1.0, 0.0], [-1.0] * 5], np.float32)
