@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["STYLES", "overlays", "present_lines", "seen", "sheet", "together", "top_lines"]
 
 Pixels = NDArray[np.uint8]
-STYLES = ("alpha", "matlab")
+STYLES = ("alpha", "matlab", "red")
 _SIDE = 480  # short enough for a page, long enough that a 7x7 map looks smooth
 _LARGE = 720  # of a picture that stands alone
 
@@ -72,10 +72,12 @@ def overlays(
     ----------
     out : Explanation
     n : int
-    style : {"alpha", "matlab"}
-        A blend, or half the grey picture plus a colour map whose brightness follows the heat.
+    style : {"alpha", "matlab", "red"}
+        A blend; half the grey picture plus a colour map whose brightness follows the heat; or a blend of the red
+        channel alone.
     cmap, alpha
-        For ``"alpha"``. The opacity may be ``"heat"``: then cold regions show the plain picture.
+        Colours of ``"alpha"``; opacity of ``"alpha"`` and ``"red"``. The opacity may be ``"heat"``: then cold regions
+        show the plain picture.
     boxes : float, optional
         Outline the boxes of the heatmap above this share of its maximum.
     normalization, threshold, gain
@@ -86,12 +88,20 @@ def overlays(
     picture = seen(out, n)
     size = picture.shape[:2]
     heats = out[n].heatmaps(size, normalization=normalization, threshold=threshold, gain=gain)[0]
-    draw = render.matlab_overlay if style == "matlab" else render.overlay
-    options: dict[str, Any] = {} if style == "matlab" else {"cmap": cmap, "alpha": alpha}
-    drawn = [draw(picture, heat, **options) for heat in heats]
+    drawn = [_drawn(picture, heat, style, cmap, alpha) for heat in heats]
     if boxes is None:
         return drawn
     return [render.draw_boxes(d, heat_boxes(h, boxes)) for d, h in zip(drawn, heats, strict=True)]
+
+
+def _drawn(
+    picture: Pixels, heat: NDArray[np.floating[Any]], style: str, cmap: str, alpha: float | Literal["heat"]
+) -> Pixels:
+    if style == "matlab":
+        return render.matlab_overlay(picture, heat)
+    if style == "red":
+        return render.red_overlay(picture, heat, alpha=alpha)
+    return render.overlay(picture, heat, cmap=cmap, alpha=alpha)
 
 
 def top_lines(out: Explanation, n: int, top: int = 3) -> list[str]:

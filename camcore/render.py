@@ -23,6 +23,7 @@ __all__ = [
     "draw_boxes",
     "matlab_overlay",
     "overlay",
+    "red_overlay",
 ]
 
 RGB = NDArray[np.uint8]
@@ -163,6 +164,43 @@ def _heat_at(heat: ArrayLike, picture: RGB) -> NDArray[np.float32]:
         raise InputError(f"heat has shape {heat.shape}; expected one map (h, w): draw the maps one at a time")
     # Made finite first: resizing would spread one NaN over whole rows and columns.
     return resize(unit_heat(heat), picture.shape[:2]).astype(np.float32, copy=False)
+
+
+def red_overlay(picture: ArrayLike, heat: ArrayLike, *, alpha: float | Literal["heat"] = 0.5) -> RGB:
+    """Blend heat into the red channel of a picture; green and blue stay as they are.
+
+    With opacity ``a`` and heat ``h`` the red channel ``R`` becomes ``(1 - a) R + a 255 h``.
+
+    Parameters
+    ----------
+    picture : (H, W[, C]) array_like
+        See `as_picture`.
+    heat : (h, w) array_like
+        In [0, 1], of any size: it is resized to the picture. Values outside are clamped, NaN is 0.
+    alpha : float or "heat"
+        As in `overlay`. With a number cold regions lose red, so a white picture is cyan there.
+
+    Returns
+    -------
+    (H, W, 3) uint8 ndarray
+
+    Raises
+    ------
+    InputError
+        For an ``alpha`` outside [0, 1], or a picture or heat of another shape or type.
+
+    Examples
+    --------
+    >>> red_overlay(np.full((1, 2, 3), 100, np.uint8), [[0.0, 1.0]]).tolist()
+    [[[50, 100, 100], [178, 100, 100]]]
+    """
+    drawn = as_picture(picture).copy()
+    opacity = _opacity(alpha)[:, 0]
+    levels = heat_levels(_heat_at(heat, drawn))
+    red = np.take(opacity * np.arange(256, dtype=np.float32), levels)
+    red += drawn[..., 0] * np.take(1 - opacity, levels)
+    drawn[..., 0] = _rounded(red)
+    return drawn
 
 
 def matlab_overlay(picture: ArrayLike, heat: ArrayLike, *, threshold: float = 0.2) -> RGB:

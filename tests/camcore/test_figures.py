@@ -11,7 +11,7 @@ from numpy_network import explanation
 
 from camcore import Explanation, InputError, boxes, figures
 from camcore.pictures import Picture
-from camcore.render import draw_boxes, matlab_overlay, overlay
+from camcore.render import draw_boxes, matlab_overlay, overlay, red_overlay
 from camcore.together import PALETTE, blend, legend
 
 NAMES = ("tench", "tabby, tabby cat", "lynx", "crane", "otter")
@@ -66,7 +66,8 @@ class TestOverlays:
         out = explanation(classes=2)
         picture = figures.seen(out, 1)
         heats = out[1].heatmaps(picture.shape[:2], threshold=0.3)[0]
-        for style, draw in (("matlab", matlab_overlay), ("alpha", lambda p, h: overlay(p, h, cmap="jet", alpha=0.5))):
+        blend = lambda p, h: overlay(p, h, cmap="jet", alpha=0.5)  # noqa: E731
+        for style, draw in (("matlab", matlab_overlay), ("alpha", blend), ("red", red_overlay)):
             for drawn, heat in zip(figures.overlays(out, 1, style=style, threshold=0.3), heats, strict=True):
                 np.testing.assert_array_equal(drawn, draw(picture, heat))
 
@@ -77,7 +78,7 @@ class TestOverlays:
         np.testing.assert_array_equal(figures.overlays(out, 0, boxes=0.5)[0], expected)
 
     def test_an_unknown_style(self) -> None:
-        with pytest.raises(InputError, match="style is 'mathlab'; expected one of alpha, matlab"):
+        with pytest.raises(InputError, match="style is 'mathlab'; expected one of alpha, matlab, red"):
             figures.overlays(explanation(), 0, style="mathlab")
 
 

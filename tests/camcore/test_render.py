@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from camcore import render
 from camcore.colormaps import colormap
 from camcore.errors import InputError
-from camcore.render import as_picture, draw_boxes, matlab_overlay, overlay
+from camcore.render import as_picture, draw_boxes, matlab_overlay, overlay, red_overlay
 from camcore.resize import resize
 
 WHITE = (255, 255, 255)
@@ -195,6 +195,30 @@ class TestMatlabOverlay:
     def test_a_threshold_out_of_range(self, threshold):
         with pytest.raises(InputError, match=re.escape(f"threshold is {threshold}; expected a number in [0, 1]")):
             matlab_overlay(random_picture(), random_heat(), threshold=threshold)
+
+
+class TestRedOverlay:
+    @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0, "heat"])
+    def test_red_alone_is_blended_with_the_heat(self, alpha):
+        picture, heat = random_picture(), np.round(random_heat() * 255) / 255
+        drawn = red_overlay(picture, heat, alpha=alpha)
+        np.testing.assert_array_equal(drawn[..., 1:], picture[..., 1:])
+        opacity = heat if alpha == "heat" else alpha
+        expected = (1 - opacity) * picture[..., 0].astype(np.float64) + opacity * 255 * heat
+        np.testing.assert_allclose(drawn[..., 0], expected, atol=0.501)
+
+    def test_the_picture_is_copied_and_a_small_map_is_resized(self):
+        picture, heat = random_picture(40, 30), random_heat(5, 5)
+        before = picture.copy()
+        drawn = red_overlay(picture, heat, alpha=1)
+        np.testing.assert_array_equal(picture, before)
+        assert_off_by_at_most_one(drawn[..., 0], np.rint(resize(heat, (40, 30)) * 255))
+
+    def test_what_is_not_given_right_is_answered(self):
+        with pytest.raises(InputError, match=r"alpha is 1.5; expected a number in \[0, 1\] or 'heat'"):
+            red_overlay(random_picture(), random_heat(), alpha=1.5)
+        with pytest.raises(InputError, match="heat has shape"):
+            red_overlay(random_picture(), np.zeros((1, 4, 4)))
 
 
 class TestBoxes:
