@@ -178,6 +178,6 @@ def grid_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     if "top1" not in row:
-        return ["-", "-", "-", "-", "-", f"failed: {row['error']}"]
+        return ["-", "-", "-", "-", "-", "failed, see grid.csv"]
     shares = [f"{row[name]:.1%}" for name in ("top1", "top3", "top5")]
     return [str(row["epoch"]), *shares, f"{row['validation_loss']:.4f}", row.get("error", "")]

@@ -221,4 +221,12 @@ def _recorder(job: Job, run: RunFolder, training: Training) -> CamRecorder:
         names=names,
         pictures=pictures,
         masks=None if job.masks is None else load_masks(job.masks, names, rule=larger),
+        **_method_options(job),
     )
+
+
+def _method_options(job: Job) -> dict[str, Any]:
+    """The maps of ReCAM are of the form that was trained."""
+    if job.method != "recam":
+        return {}
+    return {"variant": job.settings.recam, "normalization": job.settings.recam_mask}
