@@ -233,9 +233,10 @@ class Explanation:
         A class has the same colour in all. The options are those of :func:`camcore.figures.together`.
         """
         from camcore import figures
+        from camcore.together import ClassColors
 
         self._need_pictures("overlays")
-        given = {"threshold": threshold, "colors": figures.ClassColors(), **style}
+        given = {"threshold": threshold, "colors": ClassColors(), **style}
         return [figures.together(self, n, **given) for n in range(len(self))]
 
     def save(self, folder: str | PathLike[str], **style: Any) -> list[Path]:

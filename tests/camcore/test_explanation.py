@@ -15,6 +15,7 @@ from numpy_network import explanation
 from camcore import InputError, boxes, figures, mask, normalize, softmax
 from camcore.normalize import NORMALIZATIONS
 from camcore.pictures import Picture
+from camcore.together import ClassColors
 
 NAMES = ("tench", "tabby", "lynx", "crane", "otter")
 
@@ -199,7 +200,7 @@ class TestPresent:
             explanation(classes=3, scores_are="independent logit"), scores=scores, classes=np.array([[0, 1, 2]] * 2)
         )
         first, second = out.together(0.6, outline=None)
-        colors = figures.ClassColors()
+        colors = ClassColors()
         np.testing.assert_array_equal(first, figures.together(out, 0, threshold=0.6, colors=colors, outline=None))
         np.testing.assert_array_equal(second, figures.together(out, 1, threshold=0.6, colors=colors, outline=None))
         with pytest.raises(InputError, match="overlays need pictures with two spatial axes"):

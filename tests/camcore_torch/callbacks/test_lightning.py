@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from camcore_torch.callbacks.lightning import CamCallback
+from camcore_torch.callbacks.tensorboard import TensorBoardSink
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -76,12 +78,16 @@ def fit(
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_the_training_is_the_same(package: str) -> None:
+def test_the_training_is_the_same(package: str, tmp_path: Path) -> None:
     plain, watched = module_of(package), module_of(package)
     fit(plain, package=package)
-    callback = CamCallback(IMAGES[:4], LABELS[:4], every=2)
+    sink = TensorBoardSink(tmp_path)
+    callback = CamCallback(IMAGES[:4], LABELS[:4], every=2, on_frame=[sink])
     fit(watched, callback, package=package)
+    sink.writer.close()
     assert callback.recording.steps.tolist() == [0, 2, 4, 6, 8, 10, 12]
+    shown = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload().Images("cam")
+    assert [image.step for image in shown] == [0, 2, 4, 6, 8, 10, 12]
     assert np.ptp(callback.recording.maps) > 0
     before, after = plain.state_dict(), watched.state_dict()
     assert before.keys() == after.keys()

@@ -99,10 +99,14 @@ def test_no_such_frame(tmp_path: Path, source: Recording, step: int | None, text
         add_cams(writer, source, step=step)
 
 
-def test_frames_are_written_while_they_are_recorded(tmp_path: Path) -> None:
+def recorder_of_a_network() -> tuple[nn.Sequential, CamRecorder]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-    recorder = CamRecorder(model, torch.randn(2, 3, 12, 12), [0, 1], every=2)
+    return model, CamRecorder(model, torch.randn(2, 3, 12, 12), [0, 1], every=2)
+
+
+def test_frames_are_written_while_they_are_recorded(tmp_path: Path) -> None:
+    model, recorder = recorder_of_a_network()
     sink = TensorBoardSink(tmp_path)
     recorder.on_frame.append(sink)
     for _ in range(4):
@@ -111,3 +115,12 @@ def test_frames_are_written_while_they_are_recorded(tmp_path: Path) -> None:
         recorder.step()
     assert [image.step for image in events(tmp_path).Images("cam")] == [0, 2, 4]  # before the writer is closed
     sink.writer.close()
+
+
+def test_a_writer_that_fails_does_not_end_a_training() -> None:
+    _, recorder = recorder_of_a_network()
+    recorder.on_frame.append(TensorBoardSink(object()))
+    recorder.step()
+    with pytest.warns(RuntimeWarning, match=r"a listener to the frame of step 2 failed: 'object' object has no attr"):
+        recorder.step()
+    assert recorder.recording.steps.tolist() == [0, 2]
