@@ -52,6 +52,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--top", type=int, default=3, metavar="K", help="names in the caption (%(default)s)")
     add_present_options(parser)
+    add_look_options(parser)
+    parser.add_argument("--json", action="store_true", help="print result.json instead of a list")
+
+
+def add_look_options(parser: argparse.ArgumentParser) -> None:
+    """How heat is drawn."""
     parser.add_argument("--style", choices=figures.STYLES, help="the look of the overlay (alpha)")
     parser.add_argument("--cmap", choices=sorted(COLORMAPS), help="colours (jet)")
     parser.add_argument(
@@ -63,7 +69,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--boxes", type=float, nargs="?", const=0.5, metavar="T", help="outline what is above T times the maximum (0.5)"
     )
-    parser.add_argument("--json", action="store_true", help="print result.json instead of a list")
 
 
 def add_present_options(parser: argparse.ArgumentParser) -> None:
@@ -101,6 +106,14 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
         help="see camcore methods; each of several gets a folder, and all share a sheet "
         "(auto: cam where the head allows it, else gradcam)",
     )
+    add_map_options(parser)
+    parser.add_argument("--labels", metavar="FILE", help="class names: one a line, or JSON")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of ONNX Runtime")
+
+
+def add_map_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the method, and where it looks."""
     parser.add_argument(
         "--option",
         action="append",
@@ -126,9 +139,6 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--scaling", choices=sorted(NORMALIZATIONS), help="of each layer's map before they are fused")
     parser.add_argument("--smooth", choices=sorted(SMOOTHINGS), help="average the maps of changed copies of the image")
-    parser.add_argument("--labels", metavar="FILE", help="class names: one a line, or JSON")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of ONNX Runtime")
 
 
 def add_preprocess_options(parser: argparse.ArgumentParser) -> None:
@@ -232,7 +242,7 @@ def _explain(
     with (
         _never_left_empty(folder),
         ResultFolder(
-            folder, top=args.top, together=args.together, label_masks=args.label_masks, **_style(args)
+            folder, top=args.top, together=args.together, label_masks=args.label_masks, **look_of(args)
         ) as results,
         Progress(len(paths), "explaining") as bar,
     ):
@@ -263,7 +273,7 @@ def _is_absent(path: Path) -> bool:
         return False
 
 
-def _style(args: argparse.Namespace) -> dict[str, Any]:
+def look_of(args: argparse.Namespace) -> dict[str, Any]:
     """Of what is not given the drawing knows what is best."""
     names = ("style", "cmap", "alpha", "normalization", "threshold", "gain", "boxes")
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}

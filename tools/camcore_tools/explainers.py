@@ -15,7 +15,7 @@ from camcore.pictures import load_picture
 from camcore.preprocess import Preprocess, preprocess
 from camcore_tools.console import note
 
-__all__ = ["leave_out", "note_alike", "open_explainers", "possible_ones"]
+__all__ = ["leave_out", "note_alike", "open_explainers", "own_options", "possible_ones"]
 
 
 def open_explainers(args: argparse.Namespace, model: Any) -> dict[str, Explainer]:
@@ -23,7 +23,7 @@ def open_explainers(args: argparse.Namespace, model: Any) -> dict[str, Explainer
     names = list(dict.fromkeys(name for name in args.method.split(",") if name))
     if not names:
         raise InputError(f"no method was named in --method {args.method!r}; camcore methods lists them")
-    own = _own_options(names, dict(args.option))
+    own = own_options(names, dict(args.option))
     options = {} if args.threads is None or args.torch else {"threads": args.threads}
     backend = open_backend(model, device=args.device, **options)
     explainers = {
@@ -48,7 +48,7 @@ def open_explainers(args: argparse.Namespace, model: Any) -> dict[str, Explainer
     return explainers
 
 
-def _own_options(names: Sequence[str], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def own_options(names: Sequence[str], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What each method takes of the options; values that do not fit are told before the model is opened."""
     known = {name: {} if name == "auto" else camcore.method(name).options for name in names}
     if len(names) > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -117,9 +117,13 @@ class Run:
             raise InputError(f"{self.folder} has no checkpoint yet; the training has not finished its first epoch")
         if isinstance(chosen, int):
             chosen = self.checkpoint(chosen)
-        return self._loaded(chosen.path if isinstance(chosen, Checkpoint) else Path(chosen))
+        return self.loader()(chosen if isinstance(chosen, Checkpoint) else Path(chosen))
 
-    def _loaded(self, path: Path) -> nn.Module:
+    def loader(self) -> Callable[[Checkpoint | Path], nn.Module]:
+        """What loads checkpoints one after the other: each into the same module, which is made once.
+
+        As :meth:`network`, but for the time that making a large network takes.
+        """
         import torch
 
         from camcore_tools.training.objective import Objective
@@ -128,8 +132,13 @@ class Run:
         network = bare_network(self.job, len(self.classes), self.rule)
         load_trunk(network, self.folder / RunFolder.TRUNK)
         objective = Objective(network, self.job.settings, torch.zeros(2, 3, height, width))
-        objective.load(load_tensors(path)[0])
-        return objective.model.eval()
+
+        def load(checkpoint: Checkpoint | Path) -> nn.Module:
+            path = checkpoint.path if isinstance(checkpoint, Checkpoint) else checkpoint
+            objective.load(load_tensors(path)[0])
+            return objective.model.eval()
+
+        return load
 
     def recording(self) -> Recording:
         """What was recorded of the validation pictures."""
