@@ -15,6 +15,7 @@ Real = NDArray[np.float64]
 
 _DECADES = 100.0  # a loss whose largest value is this many times its smallest is drawn on a logarithmic axis
 _DEEPEST = 1e-12  # a logarithmic axis goes no deeper below its largest value
+_FINEST = 1e-5  # of its values; a linear axis shows no smaller differences
 _LARGEST = 1e100  # of a loss that is drawn; no sum or ratio of such numbers overflows
 
 
@@ -43,8 +44,10 @@ def linear_axis(low: float, high: float, *, most: int = 5, widen: bool = True) -
     >>> linear_axis(0, 1.74).ticks
     ((0.0, '0'), (0.5, '0.5'), (1.0, '1'), (1.5, '1.5'), (2.0, '2'))
     """
-    if not low < high:
-        low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
+    size = max(abs(low), abs(high))
+    if high - low <= _FINEST * size or size < 1 / _LARGEST:
+        size = size if size > 1 / _LARGEST else 1.0
+        low, high = low - 0.5 * size, high + 0.5 * size
     step = _round_step((high - low) / most)
     first, last = (math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9))
     if not widen:

@@ -187,9 +187,9 @@ class Chart:
     def _mark_lost(self, pencil: Pencil, curve: Curve, until: int) -> None:
         """Ticks on the axis; at most one a pixel."""
         lost = curve.steps[~np.isfinite(curve.values) & (curve.steps <= until)]
-        bottom, high, wide = self._bottom * FINE, 0.5 * self._font * FINE, max(1, self._font * FINE // 12)
+        bottom, high, wide = self._bottom * FINE, 0.5 * self._font * FINE, max(1, self._font // 12) * FINE
         for x in np.unique(np.rint(self._x(lost))).tolist():
-            pencil.line((x * FINE, bottom - high, x * FINE, bottom), BAD, wide)
+            pencil.rectangle((x * FINE, bottom - high, x * FINE + wide - 1, bottom), BAD)
 
     def _label_axes(self, pencil: Pencil) -> None:
         for value, label in self._ticks:

@@ -149,7 +149,7 @@ class _Strip:
         self._inner = max(1, round(high * inner)), max(1, round(wide * inner))
         self._high, self._wide = (side + 2 * self._border for side in self._inner)
         # Narrow pictures move apart as far as their captions need it.
-        self._across = max(self._wide, 7 * self._font) + self._gap
+        self._across = max(self._wide, 9 * self._font) + self._gap
         self._down = self._high + round(2 * self._font) + self._gap
 
     def draw(self, **style: Any) -> RGB:
@@ -209,10 +209,13 @@ class _Strip:
 
     def _write_caption(self, pencil: Pencil, frame: int, row: int, color: Color) -> None:
         (left, right), y = self._span(1 + frame), self._corner(0, row)[1] + self._high + 0.95 * self._font
-        chance = share_text(float(self._recording.probabilities[frame, row]))
-        draw_text(pencil, (right, y), chance, size=self._font, color=color, anchor="rm")
+        chance, room = float(self._recording.probabilities[frame, row]), right - left
+        if math.isfinite(chance):
+            draw_text(pencil, (right, y), share_text(chance), size=self._font, color=color, anchor="rm")
+            room -= text_width(share_text(chance), self._font) + 0.4 * self._font
         best = int(self._recording.best[frame, row])
         if best != self._recording.classes[row]:
-            room = right - left - text_width(chance, self._font) - 0.4 * self._font
-            text = f"taken for {class_name(self._recording, best, self._small)}"
+            name = class_name(self._recording, best, self._small)
+            text = f"taken for {name}"
+            text = text if text_width(text, self._small) <= room else name
             draw_text(pencil, (left, y), text, size=self._small, color=FAINT, width=room)

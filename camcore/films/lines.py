@@ -39,8 +39,8 @@ def decimated(curve: Curve, first: float, last: float, columns: int) -> Curve:
 
     Examples
     --------
-    >>> decimated(Curve(np.arange(8), np.array([0.0, 5, 1, 2, 3, 4, -7, 6])), 0, 8, 1).values.tolist()
-    [0.0, 5.0, -7.0, 6.0]
+    >>> decimated(Curve(np.arange(8), np.array([0.0, 9, 1, 2, 3, 4, -7, 6])), 0, 8, 1).values.tolist()
+    [0.0, 9.0, -7.0, 6.0]
     """
     if len(curve.values) <= 4 * columns:
         return curve

@@ -9,11 +9,11 @@ from camcore import lettering
 from camcore.sheets import grid
 
 
-def test_letters_the_font_lacks_take_their_plain_form():
+def test_letters_the_font_lacks_take_their_plain_form() -> None:
     assert lettering._plain("naïve – Übergröße × Ålesund…") == "naive - Ubergrosse x Alesund…"
 
 
-def test_foreign_letters_take_a_system_font_that_has_them():
+def test_foreign_letters_take_a_system_font_that_has_them() -> None:
     found = list(lettering._system_fonts(14))
     if not any(lettering._count_drawn(font, set("кошαβ")) == 5 for font in found):
         pytest.skip("no system font with Greek and Cyrillic")
@@ -23,10 +23,17 @@ def test_foreign_letters_take_a_system_font_that_has_them():
     assert lettering.typeset([["é…"]], 14)[0].path not in [f.path for f in found]
 
 
-def test_without_system_fonts_the_built_in_one_is_used(monkeypatch):
+def test_without_system_fonts_the_built_in_one_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     picture = np.full((32, 32, 3), 200, np.uint8)
     with_fonts = grid([picture], ["кошка 0.9"], tile=32)
     monkeypatch.setattr(lettering, "_SYSTEM_FONTS", ("there-is-no-such-font.ttf",))
     font, lines = lettering.typeset([["кошкá 0.9"]], 14)
     assert (font.size, lines) == (14, [["кошкa 0.9"]])
     assert grid([picture], ["кошка 0.9"], tile=32).shape == with_fonts.shape
+
+
+def test_a_font_draws_a_text_if_it_has_most_of_its_letters() -> None:
+    font, _ = lettering.typeset([["abc"]], 14)
+    assert lettering.is_drawn("abc ", font)
+    assert lettering.is_drawn("ab\U00013000", font)
+    assert not lettering.is_drawn("a\U00013000\U00013001\U00013002", font)
