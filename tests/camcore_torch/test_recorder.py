@@ -332,6 +332,39 @@ class TestFrames:
         assert load_recording(tmp_path).curves["loss"].steps.tolist() == [1, 2, 3]
 
 
+class TestListeners:
+    def test_are_told_of_each_frame(self) -> None:
+        recorder, seen = watching(small(), every=2), []
+        recorder.on_frame.append(lambda r: seen.append((r.steps, int(r.recording.steps[-1]), len(r.recording))))
+        for _ in range(5):
+            recorder.step(loss=1)
+        recorder.frame()
+        recorder.frame()
+        assert seen == [(2, 2, 2), (4, 4, 3), (5, 5, 4)]
+
+    def test_that_fail_do_not_end_the_training_nor_change_it(self) -> None:
+        def fail(recorder: CamRecorder) -> None:
+            random.random()
+            raise OSError("no more room")
+
+        recorder = watching(small())
+        recorder.on_frame.append(fail)
+        before = random.getstate()
+        with pytest.warns(RuntimeWarning, match="a listener to the frame of step 1 failed: no more room"):
+            recorder.step(loss=1)
+        assert random.getstate() == before
+        assert recorder.recording.steps.tolist() == [0, 1]
+
+    def test_are_not_told_of_a_frame_that_was_left_out(self) -> None:
+        model, seen = small(), []
+        recorder = watching(model)
+        recorder.on_frame.append(seen.append)
+        model[0] = nn.Conv2d(4, 6, 3)
+        with pytest.warns(RuntimeWarning, match="left out"):
+            recorder.step()
+        assert seen == []
+
+
 class TestNumbers:
     def test_are_logged(self) -> None:
         recorder = watching(small(), every=10)
