@@ -22,7 +22,7 @@ from camcore.label_pictures import IGNORED, label_picture
 from camcore.regions import Box, boxes
 from camcore.together import ClassColors
 
-__all__ = ["ResultFolder", "describe"]
+__all__ = ["ResultFolder", "check_writable", "describe"]
 
 
 class ResultFolder:
@@ -72,7 +72,7 @@ class ResultFolder:
         multilabel.check_score(label_masks or 0.0)
         self._maps: list[NDArray[np.float32]] = []
         self._names: set[str] = set()
-        _check_writable(self.folder)
+        check_writable(self.folder)
 
     def __enter__(self) -> ResultFolder:
         return self
@@ -182,7 +182,14 @@ class ResultFolder:
         return name
 
 
-def _check_writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
+    """Make a folder for results, and try to write into it.
+
+    Raises
+    ------
+    InputError
+        If that is not possible.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
