@@ -1,6 +1,6 @@
 """Class activation maps of any classifier: in PyTorch, in ONNX Runtime, from one NumPy core."""
 
-from camcore.engine import Explainer, explainer
+from camcore.engine import Explainer
 from camcore.errors import CamError, DeviceError, HeadNotFound, InputError, MethodNotPossible, MissingPackage
 from camcore.evidence import Adapter, Backend, Evidence, InputSpec, Layer, Tap
 from camcore.explanation import Explanation
@@ -10,6 +10,7 @@ from camcore.layout import Layout
 from camcore.methods import METHODS, Method, activation_map, cam, method, register
 from camcore.multilabel import label_mask
 from camcore.normalize import normalize, postprocess
+from camcore.opening import explainer
 from camcore.plan import Plan, Route
 from camcore.preprocess import PRESETS, Preprocess
 from camcore.recording import Curve, Recording

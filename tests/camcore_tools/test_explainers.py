@@ -16,7 +16,8 @@ from onnx import helper
 from PIL import Image
 
 import camcore
-from camcore.engine import Explainer, open_backend
+from camcore.engine import Explainer
+from camcore.opening import open_backend
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import camcore
-from camcore.engine import Explainer, open_backend
+from camcore.engine import Explainer
 from camcore.errors import HeadNotFound, InputError, MethodNotPossible, suggest
+from camcore.opening import open_backend
 from camcore.pictures import load_picture
 from camcore.preprocess import Preprocess, preprocess
 from camcore_tools.console import note

@@ -11,10 +11,10 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from camcore.engine import open_backend
 from camcore.errors import CamError
 from camcore.evidence import Backend, Tap
 from camcore.methods import METHODS
+from camcore.opening import open_backend
 from camcore.plan import Plan, make_plan, possible
 from camcore_tools.console import columns, print_json, safe
 from camcore_tools.sources import add_model_options, open_model

@@ -88,7 +88,7 @@ def _by_torch(backend: OnnxBackend, args: argparse.Namespace) -> tuple[Check, li
     from camcore_onnx.gradients.check import against_reference
     from camcore_onnx.layers import module_paths
 
-    from camcore.engine import open_backend
+    from camcore.opening import open_backend
 
     images = _images(backend, args)
     network = open_backend(torch_module(args.torch, args.weights), device="cpu")

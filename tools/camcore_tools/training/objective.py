@@ -33,25 +33,35 @@ class Objective(nn.Module):
     def __init__(self, network: nn.Module, settings: Settings, example: Tensor) -> None:
         super().__init__()
         self.network = network
-        self.smoothing, self.weight = settings.label_smoothing, settings.recam_weight
+        self.settings = settings
         self.recam = None if settings.recam is None else _recam(network, settings, example)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss to minimise, the cross-entropy in it, and the second loss in it, 0 where there is none."""
-        if self.recam is None:
-            first = self._cross_entropy(self.network(images), labels)
-            return first, first, first.new_zeros(())
-        scores, second = self.recam.scores_and_loss(images, labels)
-        first = self._cross_entropy(scores, labels)
-        return first + self.weight * second, first, second
+        """The loss to minimise, the cross-entropy of the labels as they are, and ReCAM's loss, 0 where there is none.
 
-    def _cross_entropy(self, scores: Tensor, labels: Tensor) -> Tensor:
-        return functional.cross_entropy(scores.float(), labels, label_smoothing=self.smoothing)
+        The second one compares with the loss of validation pictures, which knows no smoothing either.
+        """
+        if self.recam is None:
+            scores, second = self.network(images), torch.zeros((), device=images.device)
+        else:
+            scores, second = self.recam.scores_and_loss(images, labels)
+        plain = functional.cross_entropy(scores.float(), labels)
+        if not self.smoothing:
+            return plain + self.settings.recam_weight * second, plain, second
+        smoothed = functional.cross_entropy(scores.float(), labels, label_smoothing=self.settings.label_smoothing)
+        return smoothed + self.settings.recam_weight * second, plain, second
 
     @property
     def model(self) -> nn.Module:
         """What is to be explained and shipped: the network, with ReCAM's second classifier where there is one."""
         return self.network if self.recam is None else self.recam
+
+    def behind(self, part: nn.Module, features: Tensor) -> Objective:
+        """The same for the features that the last part of the network reads; its weights are these."""
+        twin = Objective(part, self.settings, features)
+        if twin.recam is not None and self.recam is not None:
+            twin.recam.recam_weight = self.recam.recam_weight
+        return twin
 
     def learned(self) -> dict[str, Tensor]:
         """What training changes: the network's under its own names, and ``recam.`` ..."""
