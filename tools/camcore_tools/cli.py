@@ -14,7 +14,10 @@ from camcore.errors import CamError
 
 __all__ = ["COMMANDS", "main"]
 
-COMMANDS = ("demo", "train", "augment", "pictures", "methods", "inspect", "explain", "export", "verify", "bench", "doctor")
+COMMANDS = (
+    *("demo", "train", "augment", "pictures"),
+    *("methods", "inspect", "explain", "export", "verify", "bench", "doctor"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
