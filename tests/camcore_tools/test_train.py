@@ -17,8 +17,8 @@ from camcore_onnx import verify
 from camcore_tools.cli import main
 from camcore_tools.training import run_folder
 from camcore_tools.training.checkpoints import find_checkpoints
+from camcore_tools.training.feeds import inputs
 from camcore_tools.training.loop import Training
-from camcore_tools.training.measure import inputs
 from camcore_tools.training.runs import open_run
 from PIL import Image
 from tiny_training import write_folder

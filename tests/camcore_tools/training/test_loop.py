@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from camcore_tools.training.feeds import inputs
 from camcore_tools.training.loop import Diverged, Training, choose_device
-from camcore_tools.training.measure import inputs
 from camcore_tools.training.settings import Settings
 from camcore_torch import CamRecorder
 from tiny_training import RULE, SIDE, Tiny, split, tiny, weights

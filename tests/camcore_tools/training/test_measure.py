@@ -5,27 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from camcore_tools.training.measure import batches, inputs, measure
+from camcore_tools.training.feeds import PictureFeed
+from camcore_tools.training.measure import measure
 from camcore_tools.training.pictures import PictureArray
-from hypothesis import given
-from hypothesis import strategies as st
 from tiny_training import RULE, pictures, tiny, weights
 from torch import Tensor, nn
-
-
-@given(st.integers(1, 60), st.integers(1, 20))
-def test_batches_hold_each_picture_once_and_none_stands_alone(count: int, size: int) -> None:
-    order = np.random.default_rng(0).permutation(count)
-    groups = batches(order, size)
-    assert np.concatenate(groups).tolist() == order.tolist()
-    assert all(len(group) in (size, size + 1) for group in groups[:-1])
-    assert len(groups[-1]) <= size + 1
-    assert len(groups[-1]) > 1 or count == 1 or size == 1
-
-
-def test_inputs_follow_the_rule() -> None:
-    pixels = pictures(2, 0).pixels([0, 3])
-    np.testing.assert_array_equal(inputs(pixels, RULE)[1].numpy(), RULE.values(pixels[1]))
 
 
 class Fixed(nn.Module):
@@ -47,7 +31,7 @@ def test_losses_and_shares_against_their_definitions(classes: int) -> None:
     labels = random.integers(0, classes, 40)
     images = np.zeros((40, 8, 8, 3), np.uint8)
     images[:, 0, 0] = np.arange(40)[:, None]
-    found = measure(Fixed(torch.from_numpy(scores)), PictureArray(images, labels, (), ()), RULE, batch=13)
+    found = measure(Fixed(torch.from_numpy(scores)), PictureFeed(PictureArray(images, labels, (), ()), RULE), batch=13)
     wide = scores.astype(np.float64)
     losses = np.log(np.exp(wide).sum(axis=1)) - wide[np.arange(40), labels]
     ranked = np.argsort(-wide, axis=1, kind="stable")
@@ -60,7 +44,7 @@ def test_scores_that_are_no_numbers_are_never_right() -> None:
     scores = torch.zeros(6, 3)
     scores[:, 1] = torch.nan
     images = np.zeros((6, 8, 8, 3), np.uint8)
-    found = measure(Fixed(scores), PictureArray(images, np.array([0, 1, 2] * 2), (), ()), RULE)
+    found = measure(Fixed(scores), PictureFeed(PictureArray(images, np.array([0, 1, 2] * 2), (), ()), RULE))
     assert np.isnan(found.loss)
     assert found.top1 == 0
 
@@ -69,9 +53,9 @@ def test_measuring_leaves_no_trace_and_ignores_autocast() -> None:
     network = tiny()
     network.train()
     before = weights(network)
-    plain = measure(network, pictures(4, 2), RULE)
+    plain = measure(network, PictureFeed(pictures(4, 2), RULE))
     with torch.autocast("cpu", torch.bfloat16):
-        assert measure(network, pictures(4, 2), RULE) == plain
+        assert measure(network, PictureFeed(pictures(4, 2), RULE)) == plain
     assert network.training
     assert network.top[3].training
     for name, values in weights(network).items():

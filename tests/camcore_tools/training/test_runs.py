@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from camcore_tools.training.feeds import PictureFeed, inputs
 from camcore_tools.training.job import Job
 from camcore_tools.training.material import rule_of
-from camcore_tools.training.measure import inputs, measure
+from camcore_tools.training.measure import measure
 from camcore_tools.training.runs import open_run
 from camcore_tools.training.session import carry_out
 from camcore_tools.training.settings import Settings
@@ -65,7 +66,7 @@ def test_networks_are_those_of_their_epochs(run: Path) -> None:
             network = found.network(wanted)
             assert isinstance(network, ReCam)
             assert not any(module.training for module in network.modules())
-            assert measure(network, validation, found.rule, batch=8).loss == row.validation_loss
+            assert measure(network, PictureFeed(validation, found.rule), batch=8).loss == row.validation_loss
     images = inputs(validation.pixels([0]), found.rule)
     assert found.best is not None
     with torch.inference_mode():

@@ -28,7 +28,7 @@ class Epoch:
     lr : float
         Of the last step.
     loss : float
-        Mean cross-entropy of the training pictures as they were shown, with label smoothing.
+        Mean cross-entropy of the training pictures as they were shown, without label smoothing.
     recam_loss : float or None
         Mean of ReCAM's second loss, without its weight.
     validation_loss : float

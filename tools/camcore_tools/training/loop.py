@@ -15,12 +15,15 @@ from torch import Tensor, nn
 
 from camcore.errors import CamError, DeviceError, InputError
 from camcore.preprocess import Preprocess
+from camcore_tools.training.augment import Augmentation, augmented
+from camcore_tools.training.feeds import Feed, PictureFeed, TensorFeed, batches, inputs
+from camcore_tools.training.frozen import features_of, separable
 from camcore_tools.training.history import Epoch, best_of, reason_to_stop
-from camcore_tools.training.measure import Measured, batches, inputs, measure
+from camcore_tools.training.measure import Measured, measure
 from camcore_tools.training.networks import put_training
 from camcore_tools.training.objective import Objective
 from camcore_tools.training.optimizers import OPTIMIZER_PREFIX, load_optimizer, make_optimizer, optimizer_tensors
-from camcore_tools.training.pictures import Split, prefetched
+from camcore_tools.training.pictures import Split
 from camcore_tools.training.schedules import set_rate
 from camcore_tools.training.settings import Settings
 
@@ -112,7 +115,10 @@ class Training:
         self.device = choose_device(settings.device)
         self.network, self.split, self.settings, self.rule = network.to(self.device), split, settings, rule
         self.recorder, self.after_step, self.at_epoch = recorder, after_step, at_epoch
-        self.objective = Objective(self.network, settings, inputs(split.train.pixels([0]), rule)).to(self.device)
+        self._example = inputs(split.train.pixels([0, len(split.train) - 1]), rule).to(self.device)
+        self.objective = self._minimised = Objective(self.network, settings, self._example).to(self.device)
+        self._feeds: tuple[Feed, Feed] = (PictureFeed(split.train, rule), PictureFeed(split.validation, rule))
+        self._prepared = False
         self.optimizer = make_optimizer(self.objective, settings)
         self.scaler = torch.amp.GradScaler("cuda", enabled=settings.amp and self.device.type == "cuda")
         self.history: list[Epoch] = []
@@ -134,11 +140,34 @@ class Training:
         Diverged
             If a loss is no number any more.
         """
+        if self.stopped is None:
+            self.prepare()
         if not self.history:
             self._begin()
         while self.stopped is None:
             self._epoch(len(self.history) + 1)
         return self.stopped
+
+    def prepare(self, after: Callable[[int], object] | None = None) -> None:
+        """Run a frozen trunk on each picture once and for all, where pictures are not changed; :meth:`run` does it too.
+
+        Weights are the same as without, but for the way in which a processor rounds batches of other pictures.
+
+        Parameters
+        ----------
+        after : callable, optional
+            Called with the number of pictures after each batch of them.
+        """
+        if self._prepared:
+            return
+        self._prepared = True
+        count = len(self.split.train) + len(self.split.validation)
+        part = None if self.settings.augments or self.settings.amp else separable(self.objective, self._example, count)
+        if part is not None:
+            batch, labels = self.settings.batch, [feed.labels for feed in self._feeds]
+            found = [features_of(self.network, part, feed, batch=batch, after=after) for feed in self._feeds]
+            self._feeds = (TensorFeed(found[0], labels[0]), TensorFeed(found[1], labels[1]))
+            self._minimised = self.objective.behind(part, found[0][:2].to(self.device))
 
     def _begin(self) -> None:
         """How it does before it has learned anything."""
@@ -151,7 +180,7 @@ class Training:
         with self._random(number) as generator:
             order = torch.randperm(len(self.split.train), generator=generator).numpy()
             groups = batches(order, self.settings.batch)
-            shown = zip(groups, prefetched(self.split.train, groups), strict=True)
+            shown = zip(groups, self._feeds[0].read(groups), strict=True)
             losses = [self._train(*self._batch(*each, generator), number) for each in shown]
         loss, second = np.average(losses, axis=0, weights=[len(group) for group in groups])
         found = self._measured(number)
@@ -192,7 +221,7 @@ class Training:
     def _descend(self, images: Tensor, labels: Tensor, epoch: int) -> tuple[float, float]:
         self.optimizer.zero_grad()
         with self._precision():
-            loss, first, second = self.objective(images, labels)
+            loss, first, second = self._minimised(images, labels)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise Diverged("training loss", value, self.step + 1, epoch, self.settings)
@@ -201,13 +230,9 @@ class Training:
         self.scaler.update()
         return float(first.detach()), float(second.detach())
 
-    def _batch(
-        self, chosen: NDArray[np.int64], pixels: NDArray[np.uint8], generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        images = inputs(pixels, self.rule).to(self.device)
+    def _batch(self, chosen: NDArray[np.int64], samples: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        images = samples.to(self.device)
         if self.settings.augments:
-            from camcore_tools.training.augment import Augmentation, augmented
-
             policy = Augmentation(self.settings.rotate, self.settings.shift, self.settings.flip)
             images = augmented(images, generator, policy)
         return images, torch.from_numpy(self.split.train.labels[chosen]).to(self.device)
@@ -217,7 +242,7 @@ class Training:
         return torch.autocast(self.device.type, dtype=kind, enabled=self.settings.amp)
 
     def _measured(self, epoch: int) -> Measured:
-        found = measure(self.network, self.split.validation, self.rule, batch=self.settings.batch)
+        found = measure(self._minimised.network, self._feeds[1], batch=self.settings.batch)
         if not math.isfinite(found.loss):
             raise Diverged("validation loss", found.loss, self.step, epoch, self.settings)
         return found

@@ -46,7 +46,7 @@ class Objective(nn.Module):
         else:
             scores, second = self.recam.scores_and_loss(images, labels)
         plain = functional.cross_entropy(scores.float(), labels)
-        if not self.smoothing:
+        if not self.settings.label_smoothing:
             return plain + self.settings.recam_weight * second, plain, second
         smoothed = functional.cross_entropy(scores.float(), labels, label_smoothing=self.settings.label_smoothing)
         return smoothed + self.settings.recam_weight * second, plain, second

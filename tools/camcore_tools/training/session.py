@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from camcore.errors import InputError
 from camcore.preprocess import Preprocess
-from camcore_tools.console import note, safe
+from camcore_tools.console import Progress, note, safe
+from camcore_tools.training.feeds import inputs
 from camcore_tools.training.job import Job, differences
 from camcore_tools.training.loop import Diverged, Training
 from camcore_tools.training.masks import load_masks
@@ -25,7 +26,6 @@ from camcore_tools.training.material import (
     rule_of,
     trunk,
 )
-from camcore_tools.training.measure import inputs
 from camcore_tools.training.pictures import Split
 from camcore_tools.training.products import finish, show
 from camcore_tools.training.run_folder import RunFolder
@@ -86,6 +86,11 @@ def carry_out(
             _check_same(job, run)
             return _document(run)
         training, recorder = _taken_up(job, run, command, pictures)
+        if training.stopped is None:
+            with Progress(
+                len(training.split.train) + len(training.split.validation), "running the frozen trunk"
+            ) as bar:
+                training.prepare(bar.step)
         with Screen(training, label=label) as screen:
 
             def at_epoch(training: Training) -> None:
@@ -101,6 +106,13 @@ def carry_out(
                 show(job, run, training, recorder)
                 raise
         return finish(job, run, training, recorder)
+
+
+def _prepare(job: Job, training: Training) -> None:
+    """Minutes that would look like nothing: a bar of their own."""
+    if job.freeze and training.stopped is None:
+        with Progress(len(training.split.train) + len(training.split.validation), "running the trunk once") as bar:
+            training.prepare(bar.step)
 
 
 def _document(run: RunFolder) -> dict[str, Any]:
