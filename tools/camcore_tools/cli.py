@@ -15,7 +15,7 @@ from camcore.errors import CamError
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = (
-    *("demo", "train", "augment", "pictures"),
+    *("demo", "train", "evaluate", "augment", "pictures"),
     *("methods", "inspect", "explain", "export", "verify", "bench", "doctor"),
 )
 

@@ -1,0 +1,1 @@
+"""What ``camcore evaluate`` measures and draws of a finished training."""
