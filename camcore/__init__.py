@@ -13,8 +13,7 @@ from camcore.normalize import normalize, postprocess
 from camcore.opening import explainer
 from camcore.plan import Plan, Route
 from camcore.preprocess import PRESETS, Preprocess
-from camcore.recording import Curve, Recording
-from camcore.recording_files import load_recording
+from camcore.recording import Curve, Recording, load_recording
 from camcore.regions import Box, boxes, mask
 from camcore.resize import resize
 from camcore.scores import choose_classes, softmax, top_k

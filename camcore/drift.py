@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from camcore.errors import InputError
 from camcore.normalize import finite, rectify
-from camcore.recording import Curve, Recording
+from camcore.recording.recording import Curve, Recording
 from camcore.resize import interpolation_matrix, resize
 
 __all__ = ["Drift", "chance_inside", "energy_inside", "map_drift", "masks_of_boxes", "peaks_inside", "trends"]

@@ -233,7 +233,7 @@ class Explanation:
         A class has the same colour in all. The options are those of :func:`camcore.figures.together`.
         """
         from camcore import figures
-        from camcore.together import ClassColors
+        from camcore.multilabel.together import ClassColors
 
         self._need_pictures("overlays")
         given = {"threshold": threshold, "colors": ClassColors(), **style}

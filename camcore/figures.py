@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from camcore import multilabel, render, sheets
 from camcore.errors import InputError
+from camcore.multilabel.together import PALETTE, ClassColors, blend, legend
 from camcore.regions import boxes as heat_boxes
 from camcore.regions import pixels_of
-from camcore.together import PALETTE, ClassColors, blend, legend
 
 if TYPE_CHECKING:
     from camcore.explanation import Explanation
@@ -149,7 +149,7 @@ def together(
     colors : ClassColors, optional
         Give the same one for several pictures, and a class keeps its colour in all.
     alpha, outline
-        See :func:`camcore.together.blend`.
+        See :func:`camcore.multilabel.together.blend`.
     boxes : float, optional
         Outline the boxes of each heatmap above this share of its maximum.
     normalization, floor, gain

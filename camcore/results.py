@@ -18,9 +18,9 @@ from camcore import figures, multilabel
 from camcore.errors import InputError
 from camcore.explanation import Explanation
 from camcore.files import save_picture, write_atomically
-from camcore.label_pictures import IGNORED, label_picture
+from camcore.multilabel.pictures import IGNORED, label_picture
+from camcore.multilabel.together import ClassColors
 from camcore.regions import Box, boxes
-from camcore.together import ClassColors
 
 __all__ = ["ResultFolder", "check_writable", "describe"]
 

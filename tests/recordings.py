@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from camcore.recording import Curve, Recording
-from camcore.recording_buffer import Store
+from camcore.recording.buffer import Store
 
 
 def recording(frames: int = 4, pictures: int = 3, *, size: tuple[int, int] = (5, 6), seed: int = 0) -> Recording:

@@ -13,7 +13,7 @@ from camcore.errors import CamError, InputError
 from camcore.explanation import Explanation
 from camcore.recording import Recording
 from camcore.scores import probabilities
-from camcore.watched import Watched
+from camcore.recording.watched import Watched
 
 __all__ = ["Look", "Looker"]
 

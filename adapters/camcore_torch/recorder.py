@@ -16,9 +16,9 @@ from torch import Tensor, nn
 import camcore
 from camcore.errors import InputError
 from camcore.recording import Recording
-from camcore.recording_buffer import RecordingBuffer, Store
-from camcore.recording_files import RecordingWriter, load_recording
-from camcore.watched import watch
+from camcore.recording.buffer import RecordingBuffer, Store
+from camcore.recording.files import RecordingWriter, load_recording
+from camcore.recording.watched import watch
 from camcore_torch.looking import Look, Looker
 from camcore_torch.network import unwrap
 from camcore_torch.processes import check_whole, is_first
@@ -55,7 +55,7 @@ class CamRecorder:
     names : sequence of str, optional
         Of the pictures.
     pictures, masks, boxes
-        See `camcore.watched.watch`: pictures for the eye, and where the object is.
+        See `camcore.recording.watched.watch`: pictures for the eye, and where the object is.
     preprocess : str, Preprocess or dict, optional
         How pictures become the input.
     device : str
@@ -280,13 +280,13 @@ class CamRecorder:
             self.frame()
 
     def save(self, folder: str | PathLike[str]) -> list[Path]:
-        """Write what was recorded into a folder; see `camcore.recording_products.save_products`.
+        """Write what was recorded into a folder; see `camcore.recording.products.save_products`.
 
         Films, pages and numbers; nothing in a process that does not record.
         """
         if not self.records:
             return []
-        from camcore.recording_products import save_products
+        from camcore.recording.products import save_products
 
         return save_products(folder, self.recording)
 

@@ -16,7 +16,7 @@ from camcore.films.chart import Line, Plot
 from camcore.films.curves import as_shares
 from camcore.films.lines import smoothed
 from camcore.films.theme import LOSSES, SHARES, Color
-from camcore.recording import Curve, Recording
+from camcore.recording.recording import Curve, Recording
 
 __all__ = ["loss_plot", "moved_plot", "share_curves", "share_text", "shares_plot"]
 

@@ -13,7 +13,7 @@ from camcore.files import save_picture
 from camcore.films.chart import Chart, Plot
 from camcore.films.charts import moved_plot, shares_plot
 from camcore.films.theme import RGB, blank, draw_text, image_of
-from camcore.recording import Curve, Recording
+from camcore.recording.recording import Curve, Recording
 from camcore.render import at_least
 
 __all__ = ["drift_chart", "save_drift_chart"]

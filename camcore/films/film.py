@@ -13,7 +13,7 @@ from camcore.errors import InputError
 from camcore.files import write_atomically
 from camcore.films.frames import Film, frames_of
 from camcore.films.theme import RGB, image_of
-from camcore.recording import Recording
+from camcore.recording.recording import Recording
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage

@@ -14,7 +14,7 @@ from camcore.files import save_picture
 from camcore.films.charts import loss_plot, share_text
 from camcore.films.montage import enlarged, framed
 from camcore.films.theme import BAD, FAINT, GOOD, GRID, RGB, Color, blank, class_name, draw_text, image_of, text_width
-from camcore.recording import Recording
+from camcore.recording.recording import Recording
 from camcore.render import at_least, overlay
 
 if TYPE_CHECKING:

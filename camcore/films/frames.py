@@ -12,7 +12,7 @@ from camcore.films.chart import Chart, Plot
 from camcore.films.charts import loss_plot, shares_plot
 from camcore.films.montage import Montage
 from camcore.films.theme import FAINT, GRID, RGB, blank, draw_text, image_of, text_width
-from camcore.recording import Curve, Recording
+from camcore.recording.recording import Curve, Recording
 from camcore.render import at_least
 
 if TYPE_CHECKING:

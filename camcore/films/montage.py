@@ -25,7 +25,7 @@ from camcore.films.theme import (
     image_of,
     text_width,
 )
-from camcore.recording import Recording
+from camcore.recording.recording import Recording
 from camcore.render import at_least, overlay
 
 if TYPE_CHECKING:

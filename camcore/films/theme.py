@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from camcore.labels import short_name
 from camcore.lettering import is_drawn, narrowed, typeset
-from camcore.recording import Recording
+from camcore.recording.recording import Recording
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage

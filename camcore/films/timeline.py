@@ -27,7 +27,7 @@ from camcore.films.axes import step_axis
 from camcore.films.timeline_charts import charts
 from camcore.labels import clean, short_name
 from camcore.normalize import finite, normalize, rectify
-from camcore.recording import Curve, Recording
+from camcore.recording.recording import Curve, Recording
 from camcore.resize import resize
 
 __all__ = ["save_timeline"]

@@ -13,7 +13,7 @@ from camcore.films.axes import Axis, linear_axis, loss_axis, share_axis, step_ax
 from camcore.films.curves import as_shares, is_rough
 from camcore.films.lines import decimated, smoothed
 from camcore.labels import clean
-from camcore.recording import Curve, Recording
+from camcore.recording.recording import Curve, Recording
 
 __all__ = ["charts"]
 

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from numpy_network import explanation
 
 from camcore import InputError, boxes, figures, mask, normalize, softmax
+from camcore.multilabel.together import ClassColors
 from camcore.normalize import NORMALIZATIONS
 from camcore.pictures import Picture
-from camcore.together import ClassColors
 
 NAMES = ("tench", "tabby", "lynx", "crane", "otter")
 

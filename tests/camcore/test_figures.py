@@ -10,9 +10,9 @@ import pytest
 from numpy_network import explanation
 
 from camcore import Explanation, InputError, boxes, figures
+from camcore.multilabel.together import PALETTE, blend, legend
 from camcore.pictures import Picture
 from camcore.render import draw_boxes, matlab_overlay, overlay, red_overlay
-from camcore.together import PALETTE, blend, legend
 
 NAMES = ("tench", "tabby, tabby cat", "lynx", "crane", "otter")
 

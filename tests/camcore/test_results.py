@@ -15,9 +15,9 @@ from numpy_network import PooledNetwork, explanation
 from PIL import Image
 
 from camcore import Explainer, Explanation, InputError, __version__, figures
+from camcore.multilabel.together import PALETTE
 from camcore.pictures import Picture
 from camcore.results import ResultFolder, describe
-from camcore.together import PALETTE
 
 NAMES = ("tench", "tabby", "lynx", "crane", "otter")
 

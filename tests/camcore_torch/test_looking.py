@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import camcore
 from camcore.errors import InputError
-from camcore.watched import watch
+from camcore.recording.watched import watch
 
 IMAGES = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0)).numpy()
 CLASSES = [2, 0, 1, 2]

@@ -24,7 +24,7 @@ from torch.nn import functional
 import camcore
 from camcore.errors import InputError, MethodNotPossible
 from camcore.preprocess import preprocess
-from camcore.recording_files import load_recording
+from camcore.recording.files import load_recording
 
 CLASSES = 4
 

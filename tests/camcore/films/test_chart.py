@@ -110,6 +110,17 @@ class TestChart:
         )
         assert top < extent(flat.draw(), (255, 0, 0))[0] - 40
 
+    def test_a_thinned_line_looks_like_the_whole(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        values = np.cumsum(np.random.default_rng(0).normal(size=8000))
+        line = Line("x", Curve(np.arange(8000), values), (255, 0, 0), str)
+        plot = Plot([line], linear_axis(float(values.min()), float(values.max())), (0, 8000))
+        thin = Chart(plot, SIZE)
+        monkeypatch.setattr(Chart, "_thinned", lambda self, curve: curve)
+        whole = Chart(plot, SIZE)
+        assert len(thin._thin[id(line.curve)].steps) < 2500 < 8000 == len(whole._thin[id(line.curve)].steps)
+        difference = np.abs(thin.draw(5000).astype(int) - whole.draw(5000)).max(axis=2)
+        assert (difference > 60).mean() < 0.005
+
     def test_the_level_of_chance_is_dashed(self) -> None:
         lines = [Line("x", curve([0.9]), (255, 0, 0), str, level=level) for level in (None, float("nan"), 0.25)]
         amounts = [

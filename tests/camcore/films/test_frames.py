@@ -12,7 +12,7 @@ from drifting import drifting
 
 from camcore.errors import InputError
 from camcore.films.frames import Film, frames_of
-from camcore.films.theme import BAD, GOOD, LOSSES, SHARES
+from camcore.films.theme import BAD, FAINT, GOOD, LOSSES, SHARES
 from camcore.recording import Curve, Recording
 
 
@@ -40,6 +40,14 @@ def test_the_curves_grow_and_the_frames_turn_green() -> None:
         assert seen[0] < seen[1] < seen[2]
     assert amount(film[0], BAD) > 200 > amount(film[0], GOOD) == 0
     assert amount(film[7], GOOD) > 200 > amount(film[7], BAD) == 0
+
+
+def test_a_bar_says_how_far_the_training_is() -> None:
+    film = frames_of(drifting(frames=5, curves={}), width=480)
+    row = film._margin + round(1.35 * film._font)
+    whole = film[0].shape[1] - 2 * film._margin
+    done = [int((film[n][row] == FAINT).all(axis=1).sum()) / whole for n in range(5)]
+    np.testing.assert_allclose(done, [0, 0.25, 0.5, 0.75, 1], atol=0.01)
 
 
 def test_two_drawings_of_a_frame_are_the_same() -> None:

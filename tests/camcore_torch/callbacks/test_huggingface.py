@@ -20,7 +20,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from camcore.recording_files import load_recording
+from camcore.recording.files import load_recording
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:::(transformers|accelerate)"),

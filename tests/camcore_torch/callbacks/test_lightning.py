@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from camcore import InputError
-from camcore.recording_files import load_recording
+from camcore.recording.files import load_recording
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:::(lightning|pytorch_lightning)"),

@@ -22,9 +22,9 @@ from numpy.typing import ArrayLike, NDArray
 from camcore.errors import InputError
 from camcore.files import write_atomically
 from camcore.labels import clean
-from camcore.recording import Recording
-from camcore.recording_buffer import Curves, Rows, check_frame
-from camcore.recording_npz import read_recording, save_recording
+from camcore.recording.buffer import Curves, Rows, check_frame
+from camcore.recording.npz import read_recording, save_recording
+from camcore.recording.recording import Recording
 
 __all__ = ["RecordingWriter", "load_recording", "save_recording", "unwritable"]
 
@@ -72,7 +72,7 @@ def unwritable(folder: str | PathLike[str], error: OSError) -> InputError:
 
 
 class RecordingWriter:
-    """A recording that grows in a folder; a `camcore.recording_buffer.Store`.
+    """A recording that grows in a folder; a `camcore.recording.buffer.Store`.
 
     In memory are the numbers and one row a frame, not the maps. Files are open only while they are written.
 

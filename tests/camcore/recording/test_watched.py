@@ -13,7 +13,7 @@ from camcore.engine import Explainer
 from camcore.errors import InputError
 from camcore.evidence import InputSpec
 from camcore.preprocess import Preprocess, preprocess
-from camcore.watched import watch
+from camcore.recording.watched import watch
 
 
 class Taker:

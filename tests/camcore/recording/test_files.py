@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from recordings import equal, fill, recording, without_frames
 
 from camcore.errors import InputError
-from camcore.recording_buffer import RecordingBuffer
-from camcore.recording_files import RecordingWriter, load_recording, save_recording
+from camcore.recording.buffer import RecordingBuffer
+from camcore.recording.files import RecordingWriter, load_recording, save_recording
 
 LINES = [
     b"garbage\n",
@@ -247,8 +247,8 @@ class TestTrouble:
 ENDLESS = """
 import sys
 import numpy as np
-from camcore.recording_buffer import RecordingBuffer
-from camcore.recording_files import RecordingWriter, load_recording
+from camcore.recording.buffer import RecordingBuffer
+from camcore.recording.files import RecordingWriter, load_recording
 about = load_recording(sys.argv[1])
 parts = {name: getattr(about, name)[:0] for name in ("steps", "maps", "probabilities", "best")}
 from dataclasses import replace

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from recordings import equal, recording, without_frames
 
 from camcore.errors import InputError
-from camcore.recording_npz import read_recording, save_recording
+from camcore.recording.npz import read_recording, save_recording
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from camcore import InputError
-from camcore.together import PALETTE, ClassColors, blend, legend
+from camcore.multilabel.together import PALETTE, ClassColors, blend, legend
 
 LUMA = np.array([0.299, 0.587, 0.114])
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from camcore.errors import InputError
 from camcore.files import write_atomically
 from camcore.labels import clean
-from camcore.recording import Curve, Recording
+from camcore.recording.recording import Curve, Recording
 
 __all__ = ["read_recording", "save_recording"]
 

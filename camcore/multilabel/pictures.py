@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from camcore.files import write_atomically
 from camcore.multilabel import strongest
+from camcore.multilabel.together import ClassColors
 from camcore.regions import pixels_of
-from camcore.together import ClassColors
 
 if TYPE_CHECKING:
     from camcore.explanation import Explanation

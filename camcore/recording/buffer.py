@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from camcore.errors import InputError
-from camcore.recording import Curve, Recording
+from camcore.recording.recording import Curve, Recording
 
 __all__ = ["Curves", "RecordingBuffer", "Rows", "Store", "check_frame"]
 
@@ -19,7 +19,7 @@ _GROWTH = 1.5
 
 
 class Store(Protocol):
-    """Where a recording is kept while it grows: `RecordingBuffer`, or `camcore.recording_files.RecordingWriter`."""
+    """Where a recording is kept while it grows: `RecordingBuffer`, or `camcore.recording.files.RecordingWriter`."""
 
     def __len__(self) -> int:
         """How many frames there are."""

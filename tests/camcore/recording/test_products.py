@@ -11,8 +11,8 @@ from recordings import equal, recording, without_frames
 
 from camcore.drift import trends
 from camcore.errors import InputError
-from camcore.recording_files import load_recording
-from camcore.recording_products import save_products
+from camcore.recording.files import load_recording
+from camcore.recording.products import save_products
 
 
 def test_everything_is_made(tmp_path: Path) -> None:

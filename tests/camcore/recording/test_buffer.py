@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from recordings import equal, fill, recording, without_frames
 
 from camcore.errors import InputError
-from camcore.recording_buffer import Curves, RecordingBuffer, Rows
+from camcore.recording.buffer import Curves, RecordingBuffer, Rows
 
 
 @given(st.lists(st.integers(-9, 9), max_size=40), st.integers(0, 40))

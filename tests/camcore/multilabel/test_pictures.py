@@ -12,9 +12,9 @@ from numpy_network import explanation, values
 from PIL import Image
 
 from camcore import Explanation, InputError, label_mask
-from camcore.label_pictures import IGNORED, label_picture
+from camcore.multilabel.pictures import IGNORED, label_picture
+from camcore.multilabel.together import PALETTE, ClassColors
 from camcore.pictures import Picture
-from camcore.together import PALETTE, ClassColors
 
 
 def pictured(view: tuple[float, float, float, float], **changes: Any) -> Explanation:

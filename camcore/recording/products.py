@@ -13,8 +13,8 @@ import numpy as np
 from camcore.drift import trends
 from camcore.errors import InputError
 from camcore.files import write_atomically
-from camcore.recording import Curve, Recording
-from camcore.recording_files import save_recording, unwritable
+from camcore.recording.files import save_recording, unwritable
+from camcore.recording.recording import Curve, Recording
 
 __all__ = ["save_products"]
 
