@@ -32,7 +32,7 @@ from tiny_training import RULE, split, tiny, write_folder
 from torch import nn
 
 from camcore.errors import InputError
-from camcore.recording_files import load_recording
+from camcore.recording.files import load_recording
 
 ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = Settings(epochs=3, batch=12, lr=0.02, schedule="cosine", flip=True, device="cpu")

@@ -142,7 +142,7 @@ class Run:
 
     def recording(self) -> Recording:
         """What was recorded of the validation pictures."""
-        from camcore.recording_files import load_recording
+        from camcore.recording.files import load_recording
 
         return load_recording(self.folder / RunFolder.RECORDING)
 
