@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["confusion_picture"]
 
-_SIDE, _LEAST, _MOST = 760, 11, 104  # of the matrix, and of a cell
+_SIDE, _LEAST, _MOST = 760, 13, 140  # of the matrix, and of a cell
+_NAMED, _LARGE = 120, 1560  # so many classes have their names beside them; the side where there are more
 _NAME = 190  # room for names
 _READABLE = 22  # cells of this size hold a number
 
@@ -52,7 +53,8 @@ def confusion_picture(confusion: NDArray[np.integer[Any]], classes: Sequence[str
     -------
     (H, W, 3) uint8 ndarray
         A row is a true class, a column what its pictures were taken for; the brighter a cell, the larger its share of
-        the row. Right answers are blue, wrong ones orange. Where there is room the numbers stand in the cells.
+        the row. Right answers are blue, wrong ones orange. Where there is room the numbers stand in the cells; the
+        names are left out of more than 120 classes.
     """
     return np.asarray(_Matrix.of(confusion, [short_name(name) for name in classes]).draw())
 
@@ -77,7 +79,7 @@ class _Matrix:
         )
 
     def draw(self) -> PilImage:
-        side = self.cell * len(self.names)
+        side = self.cell * len(self.confusion)
         image = blank(self.left + side + 2 * self.font, self.top + side + 2 * self.font)
         pencil = ImageDraw.Draw(image)
         self._write_title(pencil, image.width)
@@ -91,11 +93,13 @@ class _Matrix:
         size, right, total = max(self.font, 12), int(np.trace(self.confusion)), int(self.confusion.sum())
         title = f"{right} of {total} right ({right / max(total, 1):.1%})"
         draw_text(pencil, (1.2 * self.font, 1.5 * size), title, size=round(1.3 * size), width=width - 2 * self.font)
-        text = "rows: true classes, columns: what they were taken for"
+        text = "rows: true classes, columns: what they were taken for" + ", in the order of eval.json" * (
+            not self.names
+        )
         draw_text(pencil, (1.2 * self.font, 3.2 * size), text, size=size, color=FAINT, width=width - 2 * self.font)
 
     def _draw_cell(self, pencil: Pencil, row: int, column: int, share: float) -> None:
-        x, y, gap = self.left + column * self.cell, self.top + row * self.cell, 2 if self.cell > 40 else 1
+        x, y, gap = self.left + column * self.cell, self.top + row * self.cell, min(self.cell // 5, 2)
         color = _color(share, right=row == column)
         pencil.rectangle((x, y, x + self.cell - 1 - gap, y + self.cell - 1 - gap), color)
         count = int(self.confusion[row, column])
@@ -109,7 +113,7 @@ class _Matrix:
         return max(9, min(round(0.36 * self.cell), round(1.5 * self.cell / (digits + 1)), 24))
 
     def _write_names(self, image: PilImage, pencil: Pencil) -> None:
-        flat = _flat(self.names, self.cell, self.font)
+        flat = bool(self.names) and _flat(self.names, self.cell, self.font)
         for n, name in enumerate(self.names):
             middle = (n + 0.5) * self.cell
             at = self.left - 0.6 * self.font, self.top + middle
@@ -123,7 +127,7 @@ class _Matrix:
     def _write_upright(self, image: PilImage, name: str, x: int) -> None:
         font, clean = font_of(name, self.font)
         text = narrowed(clean, _NAME, font)
-        line = Image.new("RGB", (max(1, round(font.getlength(text))), round(1.4 * self.font)), GROUND)
+        line = Image.new("RGB", (max(1, round(font.getlength(text))), min(round(1.4 * self.font), self.cell)), GROUND)
         ImageDraw.Draw(line).text((0, line.height / 2), text, TEXT, font, anchor="lm")
         turned = line.transpose(Image.Transpose.ROTATE_90)
         image.paste(turned, (x - turned.width // 2, self.top - round(0.5 * self.font) - turned.height))
@@ -136,7 +140,7 @@ def _flat(names: Sequence[str], cell: int, font: int) -> bool:
 
 def _color(share: float, *, right: bool) -> Color:
     """Small shares are lifted, so that single mistakes are seen."""
-    return blend(SHARES[0] if right else LOSSES[0], PANEL, 0.12 + 0.88 * share**0.6) if share else PANEL
+    return blend(SHARES[0] if right else LOSSES[0], PANEL, 0.25 + 0.75 * share**0.6) if share else PANEL
 
 
 def _ink(ground: Color) -> Color:

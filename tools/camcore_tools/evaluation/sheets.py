@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from camcore import figures
 from camcore.explanation import Explanation
 from camcore.files import save_picture
 from camcore.labels import short_name
+from camcore.lettering import narrowed, typeset
 from camcore.sheets import compact_grid, grid, strip
 
 __all__ = ["save_methods", "save_sheets"]
 
 Pixels = NDArray[np.uint8]
 _RIGHT, _WRONG = (34, 160, 90), (220, 38, 52)
-_TILE, _NARROW = 240, 180
+_TILE, _NARROW, _COLUMNS = 240, 180, 12
 
 
 def save_sheets(folder: Path, method: str, out: Explanation, truth: Sequence[int], **style: Any) -> list[Path]:
@@ -46,7 +48,7 @@ def save_sheets(folder: Path, method: str, out: Explanation, truth: Sequence[int
     heats = [figures.overlays(out, n, **style)[0] for n in range(len(out))]
     best = out.scores.argmax(axis=1)
     framed = [_framed(heat, right=best[n] == truth[n]) for n, heat in enumerate(heats)]
-    captions = [[_truth(out, n, truth[n]), *figures.top_lines(out, n, 3)] for n in range(len(out))]
+    captions = [[_truth(out, truth[n]), *figures.top_lines(out, n, 3)] for n in range(len(out))]
     sheets = {
         "grid": grid(framed, captions, columns=_columns(len(out)), tile=_TILE),
         "compact": compact_grid(heats, columns=_columns(len(out)), tile=160),
@@ -56,22 +58,44 @@ def save_sheets(folder: Path, method: str, out: Explanation, truth: Sequence[int
 
 
 def save_methods(path: Path, outs: Mapping[str, Explanation], truth: Sequence[int], **style: Any) -> Path:
-    """Write one sheet with a row a picture: as it is, and with the heat of each method."""
+    """Write one sheet with a column a picture: as it is, and below it with the heat of each method."""
     first = next(iter(outs.values()))
-    tiles, captions = [], []
-    for n in range(len(first)):
-        tiles += [figures.seen(first, n), *(figures.overlays(out, n, **style)[0] for out in outs.values())]
-        taken = short_name(out_label(first, n))
-        captions += [_truth(first, n, truth[n]), *(f"{method}: {taken}" for method in outs)]
-    return _saved(path, grid(tiles, captions, columns=1 + len(outs), tile=_TILE))
+    bands = math.ceil(len(first) / _COLUMNS)
+    blocks = [_block(outs, chosen, truth, style) for chosen in np.array_split(np.arange(len(first)), bands)]
+    wide = max(block.shape[1] for block in blocks)
+    padded = [np.pad(b, ((0, 0), (0, wide - b.shape[1]), (0, 0)), constant_values=255) for b in blocks]
+    return _saved(path, np.concatenate(padded))
 
 
-def out_label(out: Explanation, n: int) -> str:
-    """The name of the class whose map it is."""
-    return out.label(int(out.classes[n, 0]))
+def _block(
+    outs: Mapping[str, Explanation], chosen: NDArray[np.integer[Any]], truth: Sequence[int], style: Mapping[str, Any]
+) -> Pixels:
+    """One row a method, and its name in front."""
+    first = next(iter(outs.values()))
+    numbers = chosen.tolist()
+    rows = [_row("", [figures.seen(first, n) for n in numbers], [_truth(first, truth[n]) for n in numbers])]
+    for method, out in outs.items():
+        names = [short_name(out.label(int(out.classes[n, 0]))) for n in numbers]
+        rows.append(_row(method, [figures.overlays(out, n, **style)[0] for n in numbers], names))
+    return np.concatenate(rows)
 
 
-def _truth(out: Explanation, n: int, truth: int) -> str:
+def _row(name: str, pictures: list[Pixels], captions: list[str]) -> Pixels:
+    return strip([_written(name), *pictures], ["", *captions], tile=_NARROW)
+
+
+def _written(name: str) -> Pixels:
+    """A white tile with a name."""
+    from PIL import Image, ImageDraw
+
+    tile = Image.new("RGB", (_NARROW, _NARROW), (255, 255, 255))
+    font, lines = typeset([[name]], 20)
+    text = narrowed(lines[0][0], _NARROW - 8, font)
+    ImageDraw.Draw(tile).text((_NARROW - 8, _NARROW / 2), text, (25, 25, 25), font, anchor="rm")
+    return np.asarray(tile)
+
+
+def _truth(out: Explanation, truth: int) -> str:
     return f"true: {short_name(out.label(truth))}"
 
 
