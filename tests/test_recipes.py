@@ -22,7 +22,7 @@ SMALL = {
     "train": ["--epochs", "1", "--batch", "8", "--threads", "1", "--watch", "3"],
     "evaluate": ["--count", "2"],
 }
-FILMS = ("timeline.html", "training.gif", "training.webp", "filmstrip.png")
+FILMS = ("timeline.html", "training.gif", "training.webp", "filmstrip.png", "drift.png")
 PRODUCTS = (*FILMS, "drift.json", "model.onnx", "metrics.csv")
 
 
@@ -78,4 +78,4 @@ def test_a_recipe_trains_and_shows_where_the_network_looks(run: str, place: Path
     summary = json.loads((place / run / "summary.json").read_text())
     assert summary["model"]["passed"]
     if len(printed) > 1:
-        assert json.loads((place / run / "eval.json").read_text())
+        assert json.loads((place / run / "evaluation" / "eval.json").read_text())

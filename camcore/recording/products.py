@@ -22,7 +22,7 @@ _ROWS = 3  # of the filmstrip
 
 
 def save_products(folder: str | PathLike[str], recording: Recording) -> list[Path]:
-    """Write recording.npz, drift.json, training.gif, training.webp, timeline.html and filmstrip.png.
+    """Write recording.npz, drift.json, drift.png, training.gif, training.webp, timeline.html and filmstrip.png.
 
     Parameters
     ----------
@@ -34,7 +34,8 @@ def save_products(folder: str | PathLike[str], recording: Recording) -> list[Pat
     -------
     list of Path
         The files. ``drift.json`` has the curves of `camcore.drift.trends` at the steps of the frames, null where there
-        is no number; ``filmstrip.png`` shows the first picture of each of up to three classes.
+        is no number, and ``drift.png`` is their chart; ``filmstrip.png`` shows the first picture of each of up to
+        three classes.
 
     Raises
     ------
@@ -59,16 +60,19 @@ def _save_drift(path: Path, recording: Recording, found: Mapping[str, Curve]) ->
 
 
 def _save_pictures(folder: Path, recording: Recording, found: Mapping[str, Curve]) -> list[Path]:
+    from camcore.films.drift_chart import save_drift_chart
     from camcore.films.film import frames_of, write_gif, write_webp
     from camcore.films.filmstrip import save_filmstrip
     from camcore.films.timeline import save_timeline
 
-    film, strip = frames_of(recording, trends=found), folder / "filmstrip.png"
+    film, strip, drift = frames_of(recording, trends=found), folder / "filmstrip.png", folder / "drift.png"
     rows = np.sort(np.unique(recording.classes, return_index=True)[1])[:_ROWS].tolist()
     save_filmstrip(strip, recording, picture=rows)
+    save_drift_chart(drift, recording, trends=found)
     return [
         write_gif(folder / "training.gif", film),
         write_webp(folder / "training.webp", film),
-        save_timeline(folder / "timeline.html", recording),
+        save_timeline(folder / "timeline.html", recording, trends=found),
         strip,
+        drift,
     ]

@@ -19,6 +19,7 @@ def test_everything_is_made(tmp_path: Path) -> None:
     whole = replace(recording(frames=6), best=np.full((6, 3), 1))
     files = save_products(tmp_path / "a" / "b", whole)
     names = ["recording.npz", "drift.json", "training.gif", "training.webp", "timeline.html", "filmstrip.png"]
+    names += ["drift.png"]
     assert [file.name for file in files] == names
     assert sorted(path.name for path in (tmp_path / "a" / "b").iterdir()) == sorted(names)
     assert equal(load_recording(files[0]), whole)
@@ -51,13 +52,13 @@ def test_a_training_that_diverged(tmp_path: Path) -> None:
     maps[2:], best[2:], probabilities[2:] = np.nan, -1, np.nan
     curves = {n: replace(c, values=np.where(c.steps > 15, np.nan, c.values)) for n, c in whole.curves.items()}
     broken = replace(whole, maps=maps, best=best, probabilities=probabilities, curves=curves)
-    assert len(save_products(tmp_path, broken)) == 6
+    assert len(save_products(tmp_path, broken)) == 7
     assert json.loads((tmp_path / "drift.json").read_text())["steps"] == [0, 10, 20, 30]
 
 
 def test_one_frame_and_nothing_logged(tmp_path: Path) -> None:
     bare = replace(recording(1, 1), curves={}, labels=None, names=(), masks=None)
-    assert len(save_products(tmp_path, bare)) == 6
+    assert len(save_products(tmp_path, bare)) == 7
 
 
 def test_no_frame(tmp_path: Path) -> None:
