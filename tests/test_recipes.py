@@ -37,6 +37,8 @@ def small_form(command: list[str]) -> list[str]:
         words += ["--weights", "random", "--size", "64"]
     if "--strip" in words:
         words[words.index("--strip") + 1] = "0,1"
+    if "--grid" in words:
+        words = [re.sub(r"^(\w+=[^,]+,[^,]+),.*", r"\1", word) for word in words] + ["--no-export"]
     return words
 
 
@@ -72,7 +74,7 @@ def test_a_recipe_trains_and_shows_where_the_network_looks(run: str, place: Path
     printed = [call(small_form(c), place) for c in COMMANDS[1:] if run_of(c) == run]
     assert all(len(line) <= 80 for text in printed for line in text.splitlines())
     if run.endswith("-grid"):
-        assert len((place / run / "grid.csv").read_text().splitlines()) == 1 + 4 * 2
+        assert len((place / run / "grid.csv").read_text().splitlines()) == 1 + 2 * 2
         return
     assert [name for name in PRODUCTS if not (place / run / name).is_file()] == []
     summary = json.loads((place / run / "summary.json").read_text())
