@@ -44,7 +44,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="see camcore methods (cam where the head allows it, else gradcam; and recam where it was trained)",
     )
     add_map_options(parser)
-    add_look_options(parser)
+    add_look_options(parser, together=False)
     parser.add_argument("--masks", metavar="DIR", help="masks of the objects, named as the pictures (those of the run)")
     parser.add_argument(
         "--iou-threshold",

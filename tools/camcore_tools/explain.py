@@ -56,16 +56,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print result.json instead of a list")
 
 
-def add_look_options(parser: argparse.ArgumentParser) -> None:
-    """How heat is drawn."""
+def add_look_options(parser: argparse.ArgumentParser, *, together: bool = True) -> None:
+    """How heat is drawn; ``together`` where several classes may be in one picture."""
+    opacity, scale = ("; 0.85 at the most with --together", "; relu-max with --together") if together else ("", "")
     parser.add_argument("--style", choices=figures.STYLES, help="the look of the overlay (alpha)")
     parser.add_argument("--cmap", choices=sorted(COLORMAPS), help="colours (jet)")
-    parser.add_argument(
-        "--alpha", type=_alpha, metavar="A", help="opacity, 0 to 1 or heat (0.5; 0.85 at the most with --together)"
-    )
-    parser.add_argument("--normalization", choices=sorted(NORMALIZATIONS), help="(minmax; relu-max with --together)")
-    parser.add_argument("--threshold", type=float, default=0.0, help="leave out heat below this, 0 to 1")
-    parser.add_argument("--gain", type=float, default=1.0, help="multiply the heat, then clamp to 1")
+    parser.add_argument("--alpha", type=_alpha, metavar="A", help=f"opacity, 0 to 1 or heat (0.5{opacity})")
+    parser.add_argument("--normalization", choices=sorted(NORMALIZATIONS), help=f"(minmax{scale})")
+    parser.add_argument("--threshold", type=float, default=0.0, metavar="T", help="leave out heat below this, 0 to 1")
+    parser.add_argument("--gain", type=float, default=1.0, metavar="G", help="multiply the heat, then clamp to 1")
     parser.add_argument(
         "--boxes", type=float, nargs="?", const=0.5, metavar="T", help="outline what is above T times the maximum (0.5)"
     )

@@ -21,7 +21,7 @@ __all__ = ["curves_picture"]
 _WIDTH, _HEIGHT, _FONT = 1280, 440, 16
 
 
-def curves_picture(scores: Sequence[Score], history: Sequence[Epoch], *, classes: int, best: int) -> NDArray[np.uint8]:
+def curves_picture(scores: Sequence[Score], history: Sequence[Epoch], *, classes: int) -> NDArray[np.uint8]:
     """Draw what was measured.
 
     Parameters
@@ -32,8 +32,6 @@ def curves_picture(scores: Sequence[Score], history: Sequence[Epoch], *, classes
         Of the training; for its loss.
     classes : int
         How many: the best k of k classes are always right, and are not drawn.
-    best : int
-        The epoch that is called the best.
 
     Returns
     -------
@@ -46,7 +44,7 @@ def curves_picture(scores: Sequence[Score], history: Sequence[Epoch], *, classes
     pencil = ImageDraw.Draw(image)
     plots = (
         ("Loss", "cross-entropy, epoch by epoch", Plot(*_losses(scores, history), steps)),
-        ("Accuracy", _best_line(scores, best), Plot(_shares(scores, classes), share_axis(), steps)),
+        ("Accuracy", _best_line(scores), Plot(_shares(scores, classes), share_axis(), steps)),
     )
     for number, (title, text, plot) in enumerate(plots):
         left = margin + number * (each + margin)
@@ -56,9 +54,10 @@ def curves_picture(scores: Sequence[Score], history: Sequence[Epoch], *, classes
     return np.asarray(image)
 
 
-def _best_line(scores: Sequence[Score], best: int) -> str:
-    found = next((s for s in scores if s.epoch == best), None)
-    return "validation pictures" if found is None else f"validation pictures; best epoch {best}: {found.top1:.1%} top-1"
+def _best_line(scores: Sequence[Score]) -> str:
+    """The highest top-1, then the lowest loss, as everywhere in a run."""
+    best = max(scores, key=lambda s: (s.top1, -s.loss, -s.epoch))
+    return f"validation pictures; best epoch {best.epoch}: {best.top1:.1%} top-1"
 
 
 def _losses(scores: Sequence[Score], history: Sequence[Epoch]) -> tuple[list[Line], Axis]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import camcore
@@ -52,14 +52,15 @@ def make_explainers(
     possible: dict[str, Explainer] = {}
     obstacles: dict[str, str] = {}
     for name in names:
+        layers = _layers(name, args.layer)
         explainer = Explainer(
             backend,
             method=name,
-            layer=_layers(name, args.layer),
+            layer=layers,
             target=args.target,
             options=_recam_of(job) | own[name] if name == "recam" else own[name],
-            fusion=args.fusion if _layers(name, args.layer) else "max",
-            scaling=args.scaling if _layers(name, args.layer) else None,
+            fusion=args.fusion if layers else "max",
+            scaling=args.scaling if layers else None,
             fusion_size=args.fusion_size,
             smoothing=args.smooth,
             labels=classes,
@@ -94,7 +95,7 @@ def _layers(name: str, given: list[str] | None) -> list[str] | None:
     return given
 
 
-def _recam_of(job: Job) -> Mapping[str, Any]:
+def _recam_of(job: Job) -> dict[str, Any]:
     """As the network was trained."""
     if job.settings.recam is None:
         return {}

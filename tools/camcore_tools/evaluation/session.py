@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,14 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     folder = Path(args.output) if args.output else run.folder / "evaluation"
     check_writable(folder)
     work = _Work(args, run, chosen, pictures, folder)
-    work.measure()
-    work.draw_figures()
+    work.measure([chosen])
     work.draw_maps(work.choose() if named is None else named)
     if masks is not None:
         work.localise(*masks)
+    work.draw_confusion()
+    if not args.no_others:  # last: they take the longest, and whatever is wrong has been told by then
+        work.measure([c for c in run.checkpoints if c != chosen])
+    work.draw_curves()
     work.save()
     return work.document
 
@@ -105,12 +109,16 @@ class _Work:
     chosen: Checkpoint
     pictures: Pictures
     folder: Path
-    network: nn.Module = field(init=False)
     scores: NDArray[np.float64] = field(init=False)
     measured: list[Score] = field(default_factory=list)
+    damaged: list[dict[str, Any]] = field(default_factory=list)
     explainers: dict[str, Explainer] = field(default_factory=dict)
-    files: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=lambda: ["eval.json", "accuracy.png", "confusion.png"])
     document: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        device, load = choose_device(self.args.device), self.run.loader()
+        self.load: Callable[[Checkpoint], nn.Module] = lambda checkpoint: load(checkpoint).to(device)
 
     @property
     def right(self) -> NDArray[np.bool_]:
@@ -119,49 +127,43 @@ class _Work:
 
     # ---- numbers
 
-    def measure(self) -> None:
-        """Every checkpoint; the chosen one last, so that its weights stay in the network."""
-        others = [] if self.args.no_others else [c for c in self.run.checkpoints if c != self.chosen]
-        device, load = choose_device(self.args.device), self.run.loader()
-        rows: dict[int, dict[str, Any]] = {}
-        with Progress((1 + len(others)) * len(self.pictures), "measuring") as bar:
-            for checkpoint in (*others, self.chosen):
+    def measure(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Some checkpoints; damaged ones are left out, but for the chosen one."""
+        labels = self.pictures.labels
+        with Progress(len(checkpoints) * len(labels), "measuring") as bar:
+            for checkpoint in checkpoints:
                 try:
-                    self.network = load(checkpoint).to(device)
+                    network = self.load(checkpoint)
                 except InputError as error:
                     if checkpoint == self.chosen:
                         raise
                     note(f"left out epoch {checkpoint.epoch}: {safe(error)}")
-                    rows[checkpoint.epoch] = {"epoch": checkpoint.epoch, "error": str(error)}
+                    self.damaged.append({"epoch": checkpoint.epoch, "error": str(error)})
                     continue
-                self.scores = all_scores(
-                    self.network, self.pictures, self.run.rule, batch=self.args.batch, after=bar.step
-                )
-                self.measured.append(score(checkpoint.epoch, self.scores, self.pictures.labels))
-        rows |= {one.epoch: document.score_row(one) for one in self.measured}
-        self.document = {
-            "run": str(self.run.folder),
-            "folder": str(self.folder),
-            "pictures": len(self.pictures),
-            "classes": list(self.run.classes),
-            "checkpoint": self.chosen.epoch,
-            "checkpoints": [rows[epoch] for epoch in sorted(rows)],
-        }
+                scores = all_scores(network, self.pictures, self.run.rule, batch=self.args.batch, after=bar.step)
+                self.measured.append(score(checkpoint.epoch, scores, labels))
+                if checkpoint == self.chosen:
+                    self.network, self.scores = network, scores
 
-    def draw_figures(self) -> None:
-        """Curves and confusion matrix."""
+    def draw_confusion(self) -> None:
+        """The matrix, and the figures of each class."""
         classes = self.run.classes
-        scores = sorted(self.measured, key=lambda one: one.epoch)
-        best = max(scores, key=lambda one: (one.top1, -one.loss)).epoch
-        self._save("accuracy.png", curves_picture(scores, self.run.history, classes=len(classes), best=best))
         confusion = confusion_matrix(self.pictures.labels, self.scores.argmax(axis=1), len(classes))
-        self._save("confusion.png", confusion_picture(confusion, classes))
+        save_picture(self.folder / "confusion.png", confusion_picture(confusion, classes))
         figures = class_figures(confusion)
         self.document |= {
             "macro": document.macro(figures),
             "per_class": document.class_rows(figures, confusion, classes),
             "confusion": confusion.tolist(),
         }
+
+    def draw_curves(self) -> None:
+        """Loss and accuracy of the checkpoints that were measured."""
+        scores = sorted(self.measured, key=lambda one: one.epoch)
+        picture = curves_picture(scores, self.run.history, classes=len(self.run.classes))
+        save_picture(self.folder / "accuracy.png", picture)
+        rows = [*map(document.score_row, scores), *self.damaged]
+        self.document["checkpoints"] = sorted(rows, key=lambda row: row["epoch"])
 
     # ---- maps
 
@@ -234,14 +236,16 @@ class _Work:
             found, threshold=args.iou_threshold, by_chance=chance_inside(masks[numbers]), masks=place
         )
 
-    # ---- files
-
-    def _save(self, name: str, picture: NDArray[np.uint8]) -> None:
-        save_picture(self.folder / name, picture)
-        self.files.append(name)
-
     def save(self) -> None:
         """The document, which names the other files, last."""
-        self.document = {"localisation": None} | self.document | {"files": ["eval.json", *self.files]}
+        found = {
+            "run": str(self.run.folder),
+            "folder": str(self.folder),
+            "pictures": len(self.pictures),
+            "classes": list(self.run.classes),
+            "checkpoint": self.chosen.epoch,
+            "localisation": None,
+        }
+        self.document = found | self.document | {"files": self.files}
         text = json.dumps(self.document, indent=1, ensure_ascii=False, allow_nan=False)
         write_atomically(self.folder / "eval.json", lambda file: file.write(text.encode("utf-8", "surrogateescape")))

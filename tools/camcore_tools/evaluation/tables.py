@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from camcore_tools.console import safe
+from camcore_tools.console import columns, safe
 
 __all__ = ["print_evaluation", "table"]
 
 _EPOCHS, _CLASSES = 12, 24  # that many rows, and no more
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, indent: int = 2) -> str:
-    """Aligned columns: the first to the left, the others to the right; names that are too long are cut.
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,), indent: int = 2) -> str:
+    """Aligned columns: those of ``left`` to the left, numbers to the right; names in the first are cut if too long.
 
     Examples
     --------
@@ -28,13 +28,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, indent: int = 2
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     room = shutil.get_terminal_size((80, 24)).columns - indent - sum(w + 2 for w in widths[1:])
     widths[0] = min(widths[0], max(room, 8))
-    return "\n".join(_line(line, widths, indent) for line in lines)
+    cut = [[_short(line[0], widths[0]), *line[1:]] for line in lines]
+    return "\n".join(_line(line, widths, left, indent) for line in cut)
 
 
-def _line(cells: Sequence[str], widths: Sequence[int], indent: int) -> str:
-    name = cells[0] if len(cells[0]) <= widths[0] else cells[0][: widths[0] - 1] + "…"
-    numbers = "".join(f"  {cell.rjust(width)}" for cell, width in zip(cells[1:], widths[1:], strict=True))
-    return (" " * indent + name.ljust(widths[0]) + numbers).rstrip()
+def _line(cells: Sequence[str], widths: Sequence[int], left: Collection[int], indent: int) -> str:
+    sized = enumerate(zip(cells, widths, strict=True))
+    aligned = (cell.ljust(width) if n in left else cell.rjust(width) for n, (cell, width) in sized)
+    return (" " * indent + "  ".join(aligned)).rstrip()
 
 
 def print_evaluation(document: Mapping[str, Any]) -> None:
@@ -45,9 +46,7 @@ def print_evaluation(document: Mapping[str, Any]) -> None:
     print(f"\n{_per_class(document)}")
     if document["localisation"]:
         print(f"\n{_localisation(document)}")
-    for name, reason in document["left_out"].items():
-        print(f"\n  left out {safe(name)}: {safe(reason)}")
-    print(f"\nwritten to {safe(document['folder'])}: {', '.join(map(safe, document['files']))}")
+    print(f"\n{columns([('files', ', '.join(document['files'])), ('in', document['folder'])])}")
 
 
 def _epochs(document: Mapping[str, Any]) -> str:
@@ -78,7 +77,7 @@ def _per_class(document: Mapping[str, Any]) -> str:
     lines = [_class_line(row) for row in shown]
     mean = document["macro"]
     lines.append(["mean of classes", str(document["pictures"]), *(_percent(mean[n]) for n in _FIGURES), ""])
-    text = table(["class", "pictures", "precision", "recall", "F1", "often taken for"], lines)
+    text = table(["class", "pictures", "precision", "recall", "F1", "often taken for"], lines, left=(0, 5))
     note = f"\n  the {_CLASSES} lowest of {len(rows)}; all are in eval.json" if len(shown) < len(rows) else ""
     return text + note
 
