@@ -17,15 +17,15 @@ from camcore.films.theme import (
     PANEL,
     SHARES,
     TEXT,
-    Color,
     blank,
-    blend,
     draw_text,
     font_of,
+    image_of,
     text_width,
 )
 from camcore.labels import short_name
 from camcore.lettering import narrowed
+from camcore.render import LUMA
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
@@ -70,24 +70,41 @@ class _Matrix:
 
     @classmethod
     def of(cls, confusion: NDArray[np.integer[Any]], names: list[str]) -> _Matrix:
+        if len(names) > _NAMED:
+            return cls(confusion, [], max(1, _LARGE // len(names)), 16, 32, 90)
         cell = min(max(_SIDE // len(names), _LEAST), _MOST)
         font = min(max(round(0.42 * cell), 10), 16)
         wide = round(min(max(text_width(name, font) for name in names), _NAME))
-        head = round(5.2 * font)
-        return cls(
-            confusion, names, cell, font, wide + 4 * font, head + (2 * font if _flat(names, cell, font) else wide)
-        )
+        above = 2 * font if _flat(names, cell, font) else wide
+        return cls(confusion, names, cell, font, wide + 4 * font, round(5.2 * font) + above)
 
     def draw(self) -> PilImage:
         side = self.cell * len(self.confusion)
         image = blank(self.left + side + 2 * self.font, self.top + side + 2 * self.font)
         pencil = ImageDraw.Draw(image)
         self._write_title(pencil, image.width)
-        shares = self.confusion / np.maximum(self.confusion.sum(axis=1, keepdims=True), 1)
-        for row, column in np.ndindex(self.confusion.shape):
-            self._draw_cell(pencil, row, column, float(shares[row, column]))
+        colors = self._colors()
+        image.paste(image_of(self._cells(colors)), (self.left, self.top))
+        if self.cell >= _READABLE:
+            for row, column in np.argwhere(self.confusion).tolist():
+                self._write_number(pencil, row, column, colors[row, column])
         self._write_names(image, pencil)
         return image
+
+    def _colors(self) -> NDArray[np.uint8]:
+        """(K, K, 3): small shares are lifted, so that single mistakes are seen."""
+        total = np.maximum(self.confusion.sum(axis=1, keepdims=True), 1)
+        share = (self.confusion / total)[..., None]
+        strength = np.where(share > 0, 0.25 + 0.75 * share**0.6, 0)
+        full = np.where(np.eye(len(total), dtype=bool)[..., None], SHARES[0], LOSSES[0])
+        return np.rint(strength * full + (1 - strength) * np.array(PANEL)).astype(np.uint8)
+
+    def _cells(self, colors: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Squares with narrow gaps."""
+        drawn = colors.repeat(self.cell, axis=0).repeat(self.cell, axis=1)
+        inner = np.arange(len(drawn)) % self.cell < self.cell - min(self.cell // 5, 2)
+        drawn[~(inner[:, None] & inner)] = GROUND
+        return drawn
 
     def _write_title(self, pencil: Pencil, width: int) -> None:
         size, right, total = max(self.font, 12), int(np.trace(self.confusion)), int(self.confusion.sum())
@@ -98,19 +115,15 @@ class _Matrix:
         )
         draw_text(pencil, (1.2 * self.font, 3.2 * size), text, size=size, color=FAINT, width=width - 2 * self.font)
 
-    def _draw_cell(self, pencil: Pencil, row: int, column: int, share: float) -> None:
-        x, y, gap = self.left + column * self.cell, self.top + row * self.cell, min(self.cell // 5, 2)
-        color = _color(share, right=row == column)
-        pencil.rectangle((x, y, x + self.cell - 1 - gap, y + self.cell - 1 - gap), color)
-        count = int(self.confusion[row, column])
-        if count and self.cell >= _READABLE:
-            at, size = (x + (self.cell - gap) / 2, y + (self.cell - gap) / 2), self._number_size()
-            draw_text(pencil, at, str(count), size=size, color=_ink(color), anchor="mm")
+    def _write_number(self, pencil: Pencil, row: int, column: int, ground: NDArray[np.uint8]) -> None:
+        x, y = (start + (n + 0.5) * self.cell - 1 for start, n in ((self.left, column), (self.top, row)))
+        ink = (10, 14, 20) if ground @ LUMA > 110 else TEXT
+        draw_text(pencil, (x, y), str(self.confusion[row, column]), size=self._number_size(), color=ink, anchor="mm")
 
     def _number_size(self) -> int:
         """So that the longest number fits into a cell."""
         digits = len(str(int(self.confusion.max())))
-        return max(9, min(round(0.36 * self.cell), round(1.5 * self.cell / (digits + 1)), 24))
+        return max(9, min(round(0.42 * self.cell), round(1.5 * self.cell / (digits + 1)), 24))
 
     def _write_names(self, image: PilImage, pencil: Pencil) -> None:
         flat = bool(self.names) and _flat(self.names, self.cell, self.font)
@@ -136,13 +149,3 @@ class _Matrix:
 def _flat(names: Sequence[str], cell: int, font: int) -> bool:
     """Whether the names of the columns can be written side by side."""
     return max(text_width(name, font) for name in names) <= cell - 4
-
-
-def _color(share: float, *, right: bool) -> Color:
-    """Small shares are lifted, so that single mistakes are seen."""
-    return blend(SHARES[0] if right else LOSSES[0], PANEL, 0.25 + 0.75 * share**0.6) if share else PANEL
-
-
-def _ink(ground: Color) -> Color:
-    """Dark on light and light on dark."""
-    return (10, 14, 20) if 0.3 * ground[0] + 0.59 * ground[1] + 0.11 * ground[2] > 110 else TEXT
