@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from camcore.errors import InputError
 
@@ -59,6 +60,8 @@ def undisturbed(module: nn.Module, mode: Mode = "eval", *, buffers: bool = False
             stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         stack.enter_context(_no_autocast_cache())
+        if parametrize._cache_enabled:
+            stack.enter_context(_no_parametrization_cache())
         stack.enter_context(_random_numbers(module))
         if "torch._dynamo" in sys.modules:  # else nothing can have been compiled
             stack.enter_context(_uncompiled())
@@ -84,6 +87,16 @@ def _no_autocast_cache() -> Iterator[None]:
         yield
     finally:
         torch.set_autocast_cache_enabled(enabled)
+
+
+@contextmanager
+def _no_parametrization_cache() -> Iterator[None]:
+    """Weights made here have no graph; a caller within ``parametrize.cached()`` would train with them."""
+    enabled, parametrize._cache_enabled = parametrize._cache_enabled, 0
+    try:
+        yield
+    finally:
+        parametrize._cache_enabled = enabled
 
 
 class _Stance:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator
@@ -9,13 +10,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 __all__ = ["kept_attributes", "kept_generators"]
 
 _OWN = frozenset(vars(nn.Module()))  # parameters, buffers, flags, hooks: kept elsewhere, or not changed
 
-_WRITABLE = frozenset({Tensor, list, dict, set, deque, defaultdict, OrderedDict})
+_GENERATORS = frozenset({Generator, random.Random, np.random.Generator, np.random.RandomState})
+_WRITABLE = frozenset({Tensor, list, dict, set, deque, defaultdict, OrderedDict}) | _GENERATORS
 
 
 @contextmanager
@@ -31,9 +33,9 @@ def kept_generators() -> Iterator[None]:
 
 @contextmanager
 def kept_attributes(module: nn.Module) -> Iterator[None]:
-    """Plain attributes of all parts are as before: counters, caches, tensors that are no buffers.
+    """Plain attributes of all parts are as before: counters, caches, tensors that are no buffers, random generators.
 
-    Tensors, lists, dicts and sets in them are copied for the time, one level deep, so that nothing is written into
+    Tensors, lists, dicts, sets and generators are copied for the time, one level deep, so that nothing is written into
     those that the training holds, not even to be put back. A cache that the pass fills is as it was afterwards, so that
     the training fills it itself, with a graph where it wants one.
     """
@@ -56,5 +58,13 @@ def _plain(part: nn.Module) -> dict[str, Any]:
 
 def _copy(value: Any, copies: dict[int, Any]) -> Any:
     if id(value) not in copies:
-        copies[id(value)] = value.detach().clone() if isinstance(value, Tensor) else value.copy()
+        copies[id(value)] = _copied(value)
     return copies[id(value)]
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, Generator):
+        return value.clone_state()
+    return copy.deepcopy(value) if type(value) in _GENERATORS else value.copy()

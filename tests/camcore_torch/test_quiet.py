@@ -237,6 +237,17 @@ def test_a_graph_of_the_caller_is_not_broken(context: Callable[[], Any]) -> None
     assert same(step(explain=True), step(explain=False))
 
 
+def test_weights_that_the_caller_caches_keep_their_graph() -> None:
+    model = Small(TAILS["mean of two axes"]).train()
+    inner = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    nn.utils.parametrizations.weight_norm(inner)
+    with nn.utils.parametrize.cached():
+        camcore.explainer(model)(images())
+        model(torch.from_numpy(images())).sum().backward()
+        assert inner.weight is inner.weight
+    assert all(p.grad is not None for p in inner.parameters())
+
+
 def test_random_numbers_come_back_only_after_the_last_thread() -> None:
     model = nn.Linear(2, 2)
     state = torch.get_rng_state()

@@ -107,6 +107,29 @@ def test_a_tensor_that_a_graph_holds_can_be_written_to() -> None:
     assert weight.grad.tolist() == [0, 0]
 
 
+def test_generators_of_a_network_go_on_as_if_nothing_had_been_drawn() -> None:
+    model: Any = nn.Sequential(nn.Identity())
+
+    def drawn() -> list[float]:
+        noise = float(torch.rand((), generator=model.noise))
+        return [noise, model[0].old.random_sample(), model.new.random(), model.plain.random()]
+
+    def seed() -> None:
+        model.noise, model.plain = torch.Generator().manual_seed(1), random.Random(1)
+        model.new, model.old = np.random.default_rng(1), np.random.RandomState(1)
+        model[0].old = model.old
+
+    seed()
+    expected = drawn()
+    seed()
+    held = model.noise
+    with kept_attributes(model):
+        assert model[0].old is model.old
+        assert drawn() == expected
+    assert model.noise is held
+    assert drawn() == expected
+
+
 def test_attributes_that_are_taken_away_come_back() -> None:
     model: Any = network()
     with kept_attributes(model):
