@@ -29,11 +29,14 @@ def check_whole(model: nn.Module) -> None:
     Raises
     ------
     InputError
-        For a lazy one, whose shape the first batch will tell, and for one that is spread over several processes.
+        For a lazy one, whose shape the first batch will tell, one without values, and one that is spread over several
+        processes.
     """
     for name, parameter in model.named_parameters():
         if nn.parameter.is_lazy(parameter):
             raise InputError(f"parameter {name!r} has no shape yet; run a batch through the network before")
+        if parameter.is_meta:
+            raise InputError(f"parameter {name!r} is on the device 'meta', without values; load the weights before")
         if type(parameter.data).__name__ == "DTensor" or type(parameter).__name__ == "FlatParameter":
             raise InputError(
                 f"parameter {name!r} is spread over several processes, so that none could look alone; take a copy of "

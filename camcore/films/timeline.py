@@ -184,7 +184,7 @@ def _number(value: float) -> float | None:
 
 def _label(recording: Recording, number: int) -> list[str]:
     """The name of a class, short and whole."""
-    known = recording.labels is None or 0 <= number < len(recording.labels)
+    known = recording.labels is None or number < len(recording.labels)
     whole = (clean(recording.label(number)) if known else "") or f"class {number}"
     return [short_name(whole), whole]
 

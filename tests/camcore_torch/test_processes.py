@@ -28,6 +28,11 @@ def test_lazy_parameters() -> None:
         check_whole(nn.Sequential(nn.LazyConv2d(4, 3)))
 
 
+def test_parameters_without_values() -> None:
+    with pytest.raises(InputError, match=r"parameter '0.weight' is on the device 'meta', without values"):
+        check_whole(nn.Sequential(nn.Linear(2, 2, device="meta")))
+
+
 def test_sharded_parameters() -> None:
     class FlatParameter(nn.Parameter):
         pass

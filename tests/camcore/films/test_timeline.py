@@ -204,6 +204,12 @@ class TestDocument:
         assert data["labels"]["2"] == ["class 2", "class 2"]
         assert data["labels"]["1"] == ["class 1", "class 1"]
 
+    @pytest.mark.parametrize("labels", [None, ("cap", "cube", "torch")])
+    def test_scores_that_were_no_numbers_are_of_no_class(self, tmp_path, labels):
+        seen = recording(labels=labels)
+        data = page_of(tmp_path, replace(seen, best=np.full_like(seen.best, -1))).data
+        assert data["labels"]["-1"] == ["no class", "no class"]
+
     def test_long_recordings_are_thinned_and_their_size_is_bounded(self, tmp_path):
         long = recording(1001, 12, (96, 96), (14, 14))
         path = save_timeline(tmp_path / "long.html", long, trends={})
