@@ -28,7 +28,7 @@ from camcore_tools.evaluation.confusion import confusion_picture
 from camcore_tools.evaluation.curves import curves_picture
 from camcore_tools.evaluation.localisation import localise
 from camcore_tools.evaluation.methods import make_explainers
-from camcore_tools.evaluation.scoring import Score, all_scores, score
+from camcore_tools.evaluation.scoring import Score, Scorer, score
 from camcore_tools.evaluation.sheets import save_methods, save_sheets
 from camcore_tools.explain import look_of
 from camcore_tools.explainers import leave_out
@@ -140,10 +140,18 @@ class _Work:
                     note(f"left out epoch {checkpoint.epoch}: {safe(error)}")
                     self.damaged.append({"epoch": checkpoint.epoch, "error": str(error)})
                     continue
-                scores = all_scores(network, self.pictures, self.run.rule, batch=self.args.batch, after=bar.step)
-                self.measured.append(score(checkpoint.epoch, scores, labels))
                 if checkpoint == self.chosen:
-                    self.network, self.scores = network, scores
+                    self._begin(network)
+                found = self.scorer(network, bar.step)
+                self.measured.append(score(checkpoint.epoch, found, labels))
+                if checkpoint == self.chosen:
+                    self.scores = found
+
+    def _begin(self, network: nn.Module) -> None:
+        """With the chosen checkpoint, which is the first."""
+        often = not self.args.no_others and len(self.run.checkpoints) > 1
+        self.network = network
+        self.scorer = Scorer(network, self.pictures, self.run.rule, batch=self.args.batch, often=often)
 
     def draw_confusion(self) -> None:
         """The matrix, and the figures of each class."""
