@@ -13,7 +13,7 @@ from camcore.drift import trends as find_trends
 from camcore.errors import InputError, suggest
 from camcore.films.axes import linear_axis, loss_axis, share_axis
 from camcore.films.chart import Line, Plot
-from camcore.films.curves import as_shares
+from camcore.films.curves import as_shares, is_rough
 from camcore.films.lines import smoothed
 from camcore.films.theme import LOSSES, SHARES, Color
 from camcore.recording.recording import Curve, Recording
@@ -53,6 +53,10 @@ def _smooth(curve: Curve) -> Curve | None:
     return smoothed(curve) if int(np.isfinite(curve.values).sum()) >= _ROUGH else None
 
 
+def _steady(curve: Curve) -> Curve | None:
+    return smoothed(curve) if is_rough(curve) else None
+
+
 def _both(line: Line) -> tuple[Curve, Curve]:
     return line.curve, line.main
 
@@ -61,6 +65,8 @@ def shares_plot(
     recording: Recording, names: Sequence[str] | None = None, *, trends: Mapping[str, Curve] | None = None
 ) -> Plot | None:
     """Curves between 0 and 1 on an axis of percents, with what would be by chance; None if ``names`` is empty.
+
+    Those that go up and down at each step are smoothed, as a loss is.
 
     Parameters
     ----------
@@ -71,7 +77,7 @@ def shares_plot(
     curves = share_curves(recording, names, trends=trends)
     chance = chance_inside(recording.masks) if recording.masks is not None else math.nan
     lines = [
-        Line(_spoken(name), curve, color, share_text, level=chance if name in _INSIDE else None)
+        Line(_spoken(name), curve, color, share_text, smooth=_steady(curve), level=chance if name in _INSIDE else None)
         for (name, curve), color in zip(curves.items(), cycle(SHARES), strict=False)
     ]
     return Plot(lines, share_axis(), _span(recording)) if lines else None

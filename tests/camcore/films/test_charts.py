@@ -89,6 +89,14 @@ class TestShareCurves:
     def test_none_asked_for_is_no_plot(self) -> None:
         assert shares_plot(drifting(), []) is None
 
+    def test_rough_ones_are_smoothed_with_the_raw_values_behind(self) -> None:
+        rough, even = curve(np.arange(100) % 2), curve(np.linspace(0, 1, 100))
+        plot = shares_plot(drifting(curves={"accuracy": rough, "val_accuracy": even}), ["accuracy", "val_accuracy"])
+        assert plot is not None
+        assert plot.lines[0].curve is rough
+        assert 0.4 < plot.lines[0].main.at(100) < 0.6
+        assert plot.lines[1].smooth is None
+
     def test_chance_is_the_area_of_the_object(self) -> None:
         plot = shares_plot(drifting(), ["accuracy", "energy_inside"])
         assert plot is not None
