@@ -57,7 +57,6 @@ SMALL = [
     ("mobilenet_v3_small", "gap", "features"),
     ("squeezenet1_0", "auto", "classifier.2"),
     ("squeezenet1_0", "gap", "features"),
-    ("densenet121", "conv1024", "head.relu"),
 ]
 
 
@@ -136,10 +135,10 @@ def test_of_a_frozen_network_only_the_head_changes(arch: str, head: HeadName) ->
     assert sum(t.numel() * t.element_size() for t in state.values()) < 100_000
 
 
-def test_a_frozen_vgg_is_saved_in_tens_of_kilobytes() -> None:
-    network = build("vgg11", 17, head="gap", freeze=True, size=(64, 64))
+def test_a_frozen_network_with_a_new_head_is_saved_in_tens_of_kilobytes() -> None:
+    network = build("alexnet", 17, head="gap", freeze=True, size=(64, 64))
     assert sorted(trainable_state(network)) == ["head.fc.bias", "head.fc.weight"]
-    assert sum(t.numel() * t.element_size() for t in trainable_state(network).values()) == 4 * 17 * 513
+    assert sum(t.numel() * t.element_size() for t in trainable_state(network).values()) == 4 * 17 * 257
 
 
 def test_all_of_a_free_network_changes_and_is_saved() -> None:
