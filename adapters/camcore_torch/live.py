@@ -153,7 +153,14 @@ def _weight(used: dict[str, Floats], head: LinearHead, tap: Tap) -> str:
 def _called(used: dict[str, Floats], values: Floats) -> str:
     """The parameter that has just these values, but for axes of length one at the end; empty if none has."""
     for name, parameter in used.items():
+        if _is_part(name, used):
+            continue
         flat = parameter.reshape(parameter.shape[: values.ndim]) if parameter.size == values.size else parameter
         if flat.shape == values.shape and np.allclose(flat, values, rtol=1e-5, atol=0):
             return name
     return ""
+
+
+def _is_part(name: str, used: dict[str, Floats]) -> bool:
+    """Whether a weight is made of it and others: that of ``weight_norm`` equals it only until the first step."""
+    return "parametrizations." in name or (name.endswith("_v") and f"{name[:-1]}g" in used)

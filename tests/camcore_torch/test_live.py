@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -51,6 +52,14 @@ def test_a_matrix_that_is_no_parameter(tail: str) -> None:
         InputError, match=r"its 4 x 6 matrix is none of the parameters fc.weight.*End the network with one"
     ):
         live_head(small(tail), images().numpy())
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("normed", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
+def test_a_part_that_equals_the_matrix_before_the_first_step(normed: Callable[[nn.Module], nn.Module]) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), normed(nn.Linear(6, 4)))
+    with pytest.raises(InputError, match=r"its 4 x 6 matrix is none of the parameters"):
+        live_head(model, images().numpy())
 
 
 @pytest.mark.parametrize("name", REFUSED)
