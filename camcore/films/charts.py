@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 
@@ -23,6 +24,7 @@ __all__ = ["loss_plot", "moved_plot", "share_curves", "share_text", "shares_plot
 _ROUGH = 60  # a line of so many values is read more easily when smoothed
 _MOST = 3  # logged shares that are drawn where none are asked for
 _ROUNDING = 1e-6
+_VALIDATION = re.compile(r"val|eval|test|dev", re.IGNORECASE)
 _INSIDE = ("energy_inside", "peaks_inside")
 _SPELLED = {
     "energy_inside": "energy on the object",
@@ -33,11 +35,14 @@ _SPELLED = {
 
 
 def loss_plot(recording: Recording) -> Plot | None:
-    """The first two logged curves with ``loss`` in their names; long ones smoothed, with the raw values behind.
+    """The first logged curve with ``loss`` in its name, and that of a validation or the next one.
+
+    Long ones are smoothed, with the raw values behind.
 
     The axis is logarithmic if the smoothed loss is positive and spans two powers of ten or more. None without a loss.
     """
     found = [(name, curve) for name, curve in recording.curves.items() if "loss" in name.lower() and len(curve.steps)]
+    found[1:] = sorted(found[1:], key=lambda item: not _VALIDATION.search(item[0]))
     lines = [_loss_line(name, curve, color) for (name, curve), color in zip(found, LOSSES, strict=False)]
     if not lines:
         return None

@@ -36,8 +36,8 @@ class CamCallback(Callback):
     """Records the class activation maps of some pictures while Lightning trains.
 
     A step is one of an optimizer (``trainer.global_step``), whatever ``accumulate_grad_batches`` is. At each the loss
-    is logged, as the optimizer saw it, and what the module logs; validation metrics when they are there. A run that is
-    resumed from a checkpoint goes on with its recording, if that is in a folder.
+    is logged, as the optimizer saw it, and what the module logs; validation metrics when they are there, and how many
+    epochs are done. A run that is resumed from a checkpoint goes on with its recording, if that is in a folder.
 
     Parameters
     ----------
@@ -110,6 +110,8 @@ class CamCallback(Callback):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._log_seldom(trainer)
+        if self.recorder is not None:
+            self.recorder.log(epoch=trainer.current_epoch + 1)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """What was recorded is on the disk before the checkpoint is."""

@@ -29,6 +29,11 @@ class TestLossPlot:
             zip(("train loss", "Val Loss"), LOSSES, strict=True)
         )
 
+    def test_of_several_that_of_the_validation_is_beside_the_first(self) -> None:
+        plot = loss_plot(drifting(curves={n: curve([2.0, 1.0]) for n in ("loss", "train_loss", "val_loss")}))
+        assert plot is not None
+        assert [line.name for line in plot.lines] == ["loss", "val loss"]
+
     def test_no_loss_is_no_plot(self) -> None:
         assert loss_plot(drifting(curves={"accuracy": curve([0.5])})) is None
         assert loss_plot(drifting(curves={"loss": curve([])})) is None

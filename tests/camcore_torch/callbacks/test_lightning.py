@@ -114,7 +114,9 @@ def test_metrics_are_logged_when_they_are_there() -> None:
         "train_loss": list(range(1, 13)),
         "train_loss_epoch": [6, 12],
         "val_acc": [6, 12],
+        "epoch": [6, 12],
     }
+    assert curves["epoch"].values.tolist() == [1, 2]
     np.testing.assert_allclose(curves["train_loss"].values, module.losses, rtol=1e-6)
     np.testing.assert_allclose(curves["train_loss_epoch"].values[1], np.mean(module.losses[6:]), rtol=1e-6)
     assert curves["val_acc"].values[1] == pytest.approx(float(trainer.callback_metrics["val_acc"]))
