@@ -275,8 +275,14 @@ def masks_of_boxes(boxes: Sequence[Any] | NDArray[Any], size: Sequence[int]) -> 
     """
     masks = np.zeros((len(boxes), *size), np.bool_)
     for number, item in enumerate(boxes):
-        for box in [item] if len(item) and np.ndim(item[0]) == 0 else item:
-            masks[number] |= _mask_of_box(box, size, number)
+        try:
+            for box in [item] if len(item) and np.ndim(item[0]) == 0 else item:
+                masks[number] |= _mask_of_box(box, size, number)
+        except InputError:
+            raise
+        except (TypeError, ValueError, LookupError) as error:  # something else than boxes
+            text = "expected (x0, y0, x1, y1), or a list of such boxes, empty where the object is not known"
+            raise InputError(f"boxes of picture {number} are {item!r}; {text}") from error
     return masks
 
 

@@ -246,6 +246,11 @@ class TestMasksOfBoxes:
         with pytest.raises(InputError, match=text):
             masks_of_boxes([(0, 0, 5, 5), box], (6, 8))
 
+    @pytest.mark.parametrize("item", [None, {"x0": 1}, 5, "box", [(0, 0, 1, "x")]])
+    def test_what_is_no_box(self, item: Any) -> None:
+        with pytest.raises(InputError, match=r"boxes of picture 1 are .*; expected \(x0, y0, x1, y1\), or a list"):
+            masks_of_boxes([(0, 0, 5, 5), item], (6, 8))
+
 
 class TestTrends:
     def test_a_map_that_walks_to_the_object(self) -> None:

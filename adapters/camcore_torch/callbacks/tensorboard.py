@@ -47,9 +47,11 @@ class TensorBoardSink:
     def __call__(self, source: CamRecorder | Recording) -> None:
         """Write the frames that are newer than the last one written."""
         recording = _recording(source)
+        if recording.steps[-1] < self._last:  # another training, or one that began again
+            self._last = -1
         for frame in np.flatnonzero(recording.steps > self._last).tolist():
             _add(self.writer, recording, frame, self.tag)
-        self._last = max(self._last, int(recording.steps[-1]))
+        self._last = int(recording.steps[-1])
         self.writer.flush()
 
 

@@ -64,6 +64,15 @@ def test_every_frame_is_written_once(tmp_path: Path) -> None:
         np.testing.assert_array_equal(pixels(image), drawn.draw(frame))
 
 
+def test_another_training_is_written_from_its_beginning(tmp_path: Path) -> None:
+    whole, sink = recording(), TensorBoardSink(tmp_path, tag="cams")
+    sink(whole)
+    sink(whole.frames([0]))
+    sink(whole.frames([0, 1]))
+    sink.writer.close()
+    assert [image.step for image in events(tmp_path).Images("cams")] == [*STEPS, *STEPS[:2]]
+
+
 def test_the_trends_are_those_of_the_whole_recording(tmp_path: Path) -> None:
     whole = recording()
     sink = TensorBoardSink(SummaryWriter(str(tmp_path)))
