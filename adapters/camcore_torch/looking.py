@@ -12,8 +12,8 @@ from camcore.engine import Explainer
 from camcore.errors import CamError, InputError
 from camcore.explanation import Explanation
 from camcore.recording import Recording
-from camcore.scores import probabilities
 from camcore.recording.watched import Watched
+from camcore.scores import probabilities
 
 __all__ = ["Look", "Looker"]
 
