@@ -123,8 +123,17 @@ class RecordingWriter:
 
     @property
     def recording(self) -> Recording:
-        """What there is now; the maps are mapped from the file."""
-        return _recording(self.folder, self._about, self._rows, self._curves)
+        """What there is now; the maps are mapped from the file.
+
+        Raises
+        ------
+        InputError
+            If somebody has taken the file away.
+        """
+        try:
+            return _recording(self.folder, self._about, self._rows, self._curves)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.folder}: the recording was changed or taken away meanwhile: {error}") from error
 
     @property
     def _frame_bytes(self) -> int:
@@ -182,7 +191,10 @@ class RecordingWriter:
 
     def _write(self, name: str, start: int, data: bytes) -> None:
         """At its place, so that what a failed attempt left is written over."""
-        with (self.folder / name).open("r+b") as file:
+        path = self.folder / name
+        if path.is_file() and path.stat().st_size < start:
+            raise OSError(f"{path} is shorter than what was written; does another run record there?")
+        with path.open("r+b") as file:
             file.seek(start)
             file.write(data)
 

@@ -211,6 +211,22 @@ def test_another_recording_is_refused(tmp_path: Path, change: dict[str, Any], te
 
 
 class TestTrouble:
+    def test_a_second_run_in_the_folder(self, tmp_path: Path) -> None:
+        first = written(tmp_path)
+        second = RecordingWriter(tmp_path, without_frames(recording()))
+        second.cut(-1)
+        with pytest.raises(OSError, match=r"maps\.bin is shorter than what was written; does another run record there"):
+            first.append(40, recording().maps[0], recording().probabilities[0], recording().best[0])
+        with pytest.raises(InputError, match="was changed or taken away meanwhile"):
+            _ = first.recording
+        assert len(second.recording) == 0
+
+    def test_a_folder_that_is_taken_away(self, tmp_path: Path) -> None:
+        writer = written(tmp_path / "a")
+        shutil.rmtree(tmp_path / "a")
+        with pytest.raises(InputError, match="was changed or taken away meanwhile"):
+            _ = writer.recording
+
     def test_a_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         for folder in (tmp_path / "file", tmp_path / "file" / "deep", "/proc/camcore"):
