@@ -102,7 +102,8 @@ def export(
         Of a second classifier that reads the same features as the head, for the method ``recam``; it becomes the last
         output, which depends on no input. One that is in ``source`` already stays.
     reference : callable, optional
-        Images -> (scores, maps of all classes) of the network that ``source`` was exported from.
+        Images -> (scores, maps of all classes) of the network that ``source`` was exported from; maps of any kind where
+        the ``layer`` given has no head.
     batches : sequence of (N, C, *S) ndarray, optional
         Inputs to verify with; random ones where absent.
 
@@ -150,11 +151,12 @@ def export(
     )
     if verify:
         inputs = list(batches) if batches is not None else sample_inputs(backend.input)
-        report.checks = check_model(target, backend.loaded, features=features, batches=inputs)
+        head = layer is None or backend.tap().head is not None
+        report.checks = check_model(target, backend.loaded, features=features, batches=inputs, head=head)
         if second_weight is not None and report.passed:
             report.checks.append(check_second_weight(target, second_weight))
         if reference is not None and report.passed:
-            report.checks += check_against(target, reference, inputs)
+            report.checks += check_against(target, reference, inputs, head=head)
     return report
 
 

@@ -71,7 +71,8 @@ def export(
     Returns
     -------
     camcore_onnx.exporting.Report
-        The checks include scores and maps of all classes, PyTorch against ONNX Runtime, with batches of 1 and 5.
+        The checks include scores and maps of all classes, PyTorch against ONNX Runtime, with batches of 1 and 5; scores
+        alone where a ``layer`` of a network without a pooled head is given.
     """
     from camcore_onnx.exporting import export as finish
 
@@ -94,6 +95,9 @@ def export(
 
 
 def _reference(backend: TorchBackend, images: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Scores, and the maps of all classes where there is a head that makes them."""
+    if backend.tap(None, images).head is None:
+        return backend.scores(images), np.empty(0)
     (seen,) = backend.observe(images, needs=frozenset({"features", "head"}))
     assert seen.features is not None  # asked for, and found before
     assert isinstance(seen.head, LinearHead)  # found before

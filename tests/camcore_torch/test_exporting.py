@@ -174,3 +174,20 @@ def test_the_fast_path_of_attention_is_back_after_an_export_that_fails() -> None
         to_onnx(Unknown(), (1, 3, 32, 32), exporter="torchscript")
     assert False in seen
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_a_network_without_a_pooled_head(tmp_path: Path) -> None:
+    """Exported with the features of a layer that is named; its scores are verified, and Grad-CAM explains it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, 8), nn.ReLU(), nn.Linear(8, 3)
+    )
+    with pytest.raises(HeadNotFound):
+        camcore_torch.export(model, (1, 3, 16, 16), tmp_path / "m.onnx")
+    report = camcore_torch.export(model, (1, 3, 16, 16), tmp_path / "m.onnx", layer="1", labels=["a", "b", "c"])
+    names = ["ONNX checker", "ONNX Runtime", "outputs", "scores, PyTorch against ONNX Runtime"]
+    assert [check.name for check in report.checks] == names
+    assert report.passed
+    x = images(2, 16)
+    found = camcore.explainer(tmp_path / "m.onnx", method="gradcam")(x)
+    np.testing.assert_allclose(found.maps, camcore.explainer(model, method="gradcam")(x).maps, rtol=1e-3, atol=1e-5)
