@@ -28,6 +28,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     # Threads that spin while they wait make the training six times slower where other programs want the processor too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _need_packages()
-    with _said_what_to_do(args.output):
+    with _warnings_as_notes(), _said_what_to_do(args.output):
         return _grid(args) if _is_grid(args) else _single(args)
 
 
@@ -197,13 +198,24 @@ def _need_packages() -> None:
 
 
 @contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """Such as of a frame that could not be written: a line each, without lines of code."""
+    before = warnings.showwarning
+    warnings.showwarning = lambda message, *args, **options: note(f"warning: {safe(message)}")
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
+
+
+@contextmanager
 def _said_what_to_do(output: str) -> Iterator[None]:
     """A training that is broken off can go on."""
     again = f"camcore train -o {safe(output)} --resume"
     try:
         yield
     except OSError as error:
-        raise InputError(f"{error}; when that is mended, go on with: {again}") from error
+        raise InputError(f"{error.strerror or error}; when that is mended, go on with: {again}") from error
     except KeyboardInterrupt:
         note(f"to go on: {again}")
         raise

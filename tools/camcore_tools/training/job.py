@@ -11,7 +11,7 @@ from camcore_tools.training.settings import Settings
 
 __all__ = ["FREE", "HEADS", "Job", "differences", "recipe"]
 
-FREE = ("data", "keep", "export", "masks")  # what may be another when a training goes on
+FREE = ("data", "keep", "export", "masks", "device", "threads")  # what may be another when a training goes on
 HEADS = ("auto", "gap", "conv1024", "maps")
 _TUPLES = ("size", "strip")
 _SETTINGS = frozenset(f.name for f in fields(Settings))

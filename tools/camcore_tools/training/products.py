@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from camcore.errors import HeadNotFound
 from camcore.films.filmstrip import save_filmstrip
 from camcore_tools.console import note
 from camcore_tools.training.checkpoints import epoch_file, load_tensors
@@ -40,8 +41,8 @@ def finish(job: Job, run: RunFolder, training: Training, recorder: CamRecorder) 
     assert best is not None  # a training ends after an epoch
     checkpoint = Path(run.CHECKPOINTS) / epoch_file(best.epoch)
     training.objective.load(load_tensors(run.path / checkpoint)[0])
-    report = _exported(run, training) if job.export else None
     recording = recorder.recording
+    report = _exported(run, training, recording.layer) if job.export else None
     document = {
         "run": str(run.path),
         "stopped": training.stopped,
@@ -66,11 +67,24 @@ def finish(job: Job, run: RunFolder, training: Training, recorder: CamRecorder) 
     return document
 
 
-def _exported(run: RunFolder, training: Training) -> Report:
+def _exported(run: RunFolder, training: Training, layer: str) -> Report:
+    """With the features that its head reads; where it has no pooled head, with those of the recorded layer."""
     import camcore_torch
 
     note(f"exporting the network of epoch {training.best.epoch if training.best else 0}")
     size = training.split.train.pixels([0]).shape[1:3]
-    labels = training.split.train.classes
-    path = run.path / run.MODEL
-    return camcore_torch.export(training.objective.model, (1, 3, *size), path, labels=labels, preprocess=training.rule)
+
+    def export(layer: str | None = None) -> Report:
+        return camcore_torch.export(
+            training.objective.model,
+            (1, 3, *size),
+            run.path / run.MODEL,
+            layer=layer,
+            labels=training.split.train.classes,
+            preprocess=training.rule,
+        )
+
+    try:
+        return export()
+    except HeadNotFound:
+        return export(layer)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from camcore.errors import InputError
 from camcore.preprocess import Preprocess
@@ -147,7 +149,9 @@ def _taken_up(job: Job, run: RunFolder, command: Sequence[str], pictures: OpenSp
     if state is not None:
         load_trunk(network, run.path / run.TRUNK)
     training = Training(network, split, job.settings, rule)
-    if not old:
+    if old:
+        _tell_other_machine(open_run(run.path).config, training)
+    else:
         _begin(job, run, training, command)
     recorder = training.recorder = _recorder(job, run, training)
     if state is None:
@@ -165,6 +169,15 @@ def _tell(split: Split) -> None:
         note(f"left out: {safe(path)}: {safe(reason)}")
     if len(split.left_out) > 3:
         note(f"left out: {len(split.left_out) - 3} more, see {RunFolder.LEFT_OUT}")
+
+
+def _tell_other_machine(config: Mapping[str, Any], training: Training) -> None:
+    now = {"device": str(training.device), "threads": torch.get_num_threads()}
+    for name, value in now.items():
+        if config.get(name) != value:
+            note(
+                f"note: {name} was {safe(config.get(name))} when the run began and is {value} now: it rounds otherwise"
+            )
 
 
 def _begin(job: Job, run: RunFolder, training: Training, command: Sequence[str]) -> None:
@@ -203,6 +216,7 @@ def _configuration(job: Job, training: Training, command: Sequence[str]) -> dict
         },
         "every": job.every or max(1, math.ceil(training.total / _FRAMES)),
         "device": str(training.device),
+        "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
     }
 
