@@ -17,7 +17,7 @@ from camcore.errors import HeadNotFound, InputError, MethodNotPossible
 from camcore.evidence import Backend, accept_images
 from camcore.explanation import Explanation
 from camcore.fuse import Fusion, check_fusion
-from camcore.inputs import as_list, fitting_names, is_array, layer_names, part_of
+from camcore.inputs import as_list, fitting_names, is_array, layer_names, part_of, stacked
 from camcore.methods import Method
 from camcore.pictures import Picture, load_picture
 from camcore.plan import Plan, make_plan
@@ -119,7 +119,7 @@ class Explainer:
 
         Parameters
         ----------
-        images : (N, C, *S) float array, or path(s), PIL image(s), (H, W, 3) uint8 array(s)
+        images : (N, C, *S) float array or a list of N, or path(s), PIL image(s), (H, W, 3) uint8 array(s)
             Arrays are taken exactly as the model takes them. Pictures need a known preprocessing.
         classes : None, str, int, list or (N, T) array
             See :func:`camcore.choose_classes`: None is the best class of each image, ``"top5"`` the best five.
@@ -168,6 +168,7 @@ class Explainer:
         return [out.only_present(n, threshold, most=most) for n in range(len(out))]
 
     def _seen(self, images: Any) -> _Seen:
+        images = stacked(images)
         if is_array(images):
             return _Seen(accept_images(images, self.backend.input))
         pictures = [load_picture(p) for p in as_list(images)]

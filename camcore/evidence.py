@@ -18,7 +18,18 @@ from camcore.targets import Target
 if TYPE_CHECKING:
     from camcore.methods.table import Method
 
-__all__ = ["Adapter", "Backend", "Evidence", "Finisher", "InputSpec", "Layer", "Tap", "accept_images", "milestones"]
+__all__ = [
+    "Adapter",
+    "Backend",
+    "Evidence",
+    "Finisher",
+    "InputSpec",
+    "Layer",
+    "Tap",
+    "accept_images",
+    "milestones",
+    "on_host",
+]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -239,7 +250,7 @@ def accept_images(images: Any, spec: InputSpec) -> Floats:
     InputError
         For whole-number pixels, a missing batch axis, a wrong channel count or size, NaN or infinite pixels.
     """
-    array = np.asarray(_on_host(images) if hasattr(images, "detach") else images)
+    array = on_host(images)
     expected = (
         "(" + ", ".join("N" if i == 0 else "any" if n is None else str(n) for i, n in enumerate(spec.shape)) + ")"
     )
@@ -276,10 +287,12 @@ def _whole_pixels(array: NDArray[Any]) -> NDArray[Any]:
     return values.astype(np.float32)
 
 
-def _on_host(tensor: Any) -> Any:
-    """A tensor as something that NumPy reads; it has no bfloat16."""
-    tensor = tensor.detach().cpu()
-    return tensor.float() if str(tensor.dtype).endswith("bfloat16") else tensor
+def on_host(values: Any) -> NDArray[Any]:
+    """An array or tensor as a NumPy array, which has no bfloat16."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.float() if str(values.dtype).endswith("bfloat16") else values
+    return np.asarray(values)
 
 
 def _check_finite(array: Floats) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from camcore.errors import InputError
+from camcore.evidence import on_host
 from camcore.scores import Classes, wrong_shape
 
-__all__ = ["as_list", "fitting_names", "is_array", "layer_names", "part_of"]
+__all__ = ["as_list", "fitting_names", "is_array", "layer_names", "part_of", "stacked"]
 
 
 def is_array(images: Any) -> bool:
@@ -24,6 +25,27 @@ def is_array(images: Any) -> bool:
     if isinstance(images, np.ndarray):
         return not (images.dtype == np.uint8 and images.ndim in (2, 3))
     return hasattr(images, "detach") or (hasattr(images, "__array__") and hasattr(images, "shape"))
+
+
+def stacked(images: Any) -> Any:
+    """A list of (C, *S) arrays or tensors, as a data set gives them, as one batch; anything else as it is.
+
+    Examples
+    --------
+    >>> stacked([np.zeros((3, 8, 8)), np.ones((3, 8, 8))]).shape
+    (2, 3, 8, 8)
+
+    Raises
+    ------
+    InputError
+        If their shapes differ.
+    """
+    if not isinstance(images, (list, tuple)) or not images or not all(is_array(image) for image in images):
+        return images
+    shapes = sorted({tuple(image.shape) for image in images})
+    if len(shapes) > 1:
+        raise InputError(f"the images have different shapes {shapes}; bring them to one, or give them one by one")
+    return np.stack([on_host(image) for image in images])
 
 
 def as_list(images: Any) -> list[Any]:

@@ -264,7 +264,7 @@ class CamRecorder:
         InputError
             For a state of something else, or if the folder cannot be written to.
         """
-        step: Any = state.get("step")
+        step: Any = state.get("step") if isinstance(state, Mapping) else state
         if not _is_count(step):
             raise InputError(f"the state of a recorder has step {step!r}; expected what state_dict gave, such as 100")
         first = not self._begun and self._pending is None  # then there is but the frame of the construction

@@ -48,7 +48,7 @@ def save_gif(path: str | PathLike[str], recording: Recording, **options: Any) ->
 
 
 def save_webp(path: str | PathLike[str], recording: Recording, **options: Any) -> Path:
-    """Write a recording as an animated WebP: all colours, and less than half the size of the GIF.
+    """Write a recording as an animated WebP: all colours, and of photographs less than half the size of the GIF.
 
     ``path`` ends in .webp; for all else see `save_gif`.
     """

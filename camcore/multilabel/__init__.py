@@ -45,8 +45,8 @@ def check(threshold: float, most: int | None = None) -> None:
     """Refuse a threshold that is no probability, and a number of classes below 1."""
     if not 0 <= threshold <= 1:
         raise InputError(f"threshold is {threshold}; expected a probability, 0 to 1")
-    if most is not None and most < 1:
-        raise InputError(f"most is {most}; expected a number of classes, at least 1")
+    if most is not None and (not isinstance(most, (int, np.integer)) or most < 1):
+        raise InputError(f"most is {most!r}; expected a number of classes, whole and at least 1")
 
 
 def check_score(threshold: float) -> None:

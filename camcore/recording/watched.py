@@ -13,7 +13,7 @@ from camcore.drift import masks_of_boxes
 from camcore.engine import Explainer
 from camcore.errors import InputError
 from camcore.evidence import accept_images
-from camcore.inputs import as_list, is_array
+from camcore.inputs import as_list, is_array, stacked
 from camcore.labels import clean
 from camcore.pictures import Picture, load_picture
 from camcore.preprocess import View
@@ -79,6 +79,7 @@ def watch(
     InputError
         If something cannot be used, or is not of N pictures.
     """
+    images = stacked(images)
     if is_array(images):
         batch, loaded, views = np.array(accept_images(images, explainer.backend.input)), None, None
     else:

@@ -318,7 +318,8 @@ class TestPresent:
         ("options", "text"),
         [
             ({"threshold": 1.5}, "threshold is 1.5; expected a probability, 0 to 1"),
-            ({"most": 0}, "most is 0; expected a number of classes, at least 1"),
+            ({"most": 0}, "most is 0; expected a number of classes, whole and at least 1"),
+            ({"most": 1.5}, "most is 1.5; expected a number of classes, whole and at least 1"),
         ],
     )
     def test_what_cannot_be_asked_for(self, options: dict[str, Any], text: str) -> None:
@@ -329,3 +330,14 @@ class TestPresent:
         explainer = Explainer(network(), target="probability", independent=True)
         with pytest.raises(InputError, match="independent=True was given, but target 'probability' is taken through a"):
             explainer(self.IMAGES)
+
+
+class TestLists:
+    def test_a_list_of_arrays_is_a_batch(self) -> None:
+        images = values(3, 3, 8, 6)
+        explain = Explainer(network())
+        np.testing.assert_array_equal(explain(list(images)).maps, explain(images).maps)
+
+    def test_of_different_shapes(self) -> None:
+        with pytest.raises(InputError, match=r"the images have different shapes \[\(3, 8, 6\), \(3, 8, 7\)\]"):
+            Explainer(network())([np.zeros((3, 8, 6)), np.zeros((3, 8, 7))])

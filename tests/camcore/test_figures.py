@@ -146,7 +146,7 @@ class TestTogether:
         ("options", "text"),
         [
             ({"threshold": 2}, "threshold is 2; expected a probability"),
-            ({"most": 0}, "most is 0; expected a number of classes, at least 1"),
+            ({"most": 0}, "most is 0; expected a number of classes, whole and at least 1"),
             ({"alpha": 2}, "alpha is 2"),
         ],
     )

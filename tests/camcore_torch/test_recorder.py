@@ -615,8 +615,8 @@ class TestResuming:
             model[3].fc.bias[(found[0] + 1) % CLASSES] += 100
         assert CamRecorder(model, IMAGES[:5], folder=tmp_path).recording.classes.tolist() == found.tolist()
 
-    @pytest.mark.parametrize("state", [{}, {"step": -1}, {"step": "3"}, {"step": True}])
-    def test_a_state_of_something_else(self, state: dict[str, Any]) -> None:
+    @pytest.mark.parametrize("state", [{}, None, {"step": -1}, {"step": "3"}, {"step": True}])
+    def test_a_state_of_something_else(self, state: Any) -> None:
         with pytest.raises(InputError, match="the state of a recorder has step"):
             watching(small()).load_state_dict(state)
 
