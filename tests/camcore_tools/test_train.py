@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import sys
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -276,6 +277,15 @@ class TestUses:
         (checkpoint,) = open_run(tmp_path / "run").checkpoints
         assert checkpoint.path.stat().st_size < 50_000
         assert "recam_loss" in (tmp_path / "run" / "metrics.csv").read_text()
+
+
+def test_packages_are_looked_for_before_anything_else(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    assert train(data, "-o", tmp_path / "run", *QUICK) == 2
+    assert "training needs safetensors, which cannot be imported: pip install 'camcore[all]'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_ctrl_c_tells_how_to_go_on(

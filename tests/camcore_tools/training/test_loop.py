@@ -107,6 +107,25 @@ def test_going_on_after_any_epoch_gives_the_same_bits(changes: dict[str, Any]) -
         assert measured(later) == measured(whole)
 
 
+def test_a_scaled_loss_goes_on_with_its_scale() -> None:
+    """As on CUDA in mixed precision; here the scale grows after each third step."""
+
+    def scaled(seed: int, states: list[State] | None = None) -> Training:
+        save = None if states is None else lambda training: states.append(copied(training.state()))
+        training = Training(tiny(seed), DATA, SETTINGS, RULE, at_epoch=save)
+        training.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)
+        return training
+
+    states: list[State] = []
+    whole, later = scaled(0, states), scaled(7)
+    whole.run()
+    later.load(*states[2])
+    assert later.scaler.get_scale() == 1024.0 * 2**2
+    later.run()
+    assert later.scaler.state_dict() == whole.scaler.state_dict()
+    assert_same(later.network, whole.network)
+
+
 def test_a_frozen_trunk_stays_and_is_not_in_the_state() -> None:
     network = tiny(freeze=True)
     before = weights(network)

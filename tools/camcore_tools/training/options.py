@@ -46,7 +46,8 @@ def _network(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--weights",
         metavar="FILE",
-        help="weights to start from, .safetensors or .pth; default: those of torchvision; random (torchvision's)",
+        help="to start from: a .safetensors or .pth file, default (torchvision's own) or random; of small there are none "
+        "to fetch (default)",
     )
 
 
