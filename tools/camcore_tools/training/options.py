@@ -46,8 +46,8 @@ def _network(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--weights",
         metavar="FILE",
-        help="to start from: a .safetensors or .pth file, default (torchvision's own) or random; of small there are none "
-        "to fetch (default)",
+        help="to start from: a .safetensors or .pth file, default (torchvision's own) or random (default for networks of "
+        "torchvision, random for small)",
     )
 
 
