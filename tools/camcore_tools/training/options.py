@@ -46,8 +46,8 @@ def _network(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--weights",
         metavar="FILE",
-        help="to start from: a .safetensors or .pth file, default (torchvision's own) or random (default for networks of "
-        "torchvision, random for small)",
+        help="to start from: a .safetensors or .pth file, default (torchvision's own) or random (random for small, else "
+        "default)",
     )
 
 
