@@ -46,8 +46,8 @@ def _network(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--weights",
         metavar="FILE",
-        help="to start from: a .safetensors or .pth file, default (torchvision's own) or random (random for small, else "
-        "default)",
+        help="to start from: a .safetensors or .pth file, default (torchvision's own) or random (random for small, "
+        "else default)",
     )
 
 
