@@ -18,7 +18,6 @@ examples:
 from __future__ import annotations
 
 import argparse
-import os
 
 from camcore.errors import InputError, MissingPackage
 from camcore_tools.console import print_json
@@ -80,10 +79,11 @@ def _add_picture_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and draw everything; 2 if a checkpoint or a method could not be done."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    let_threads_rest()
     _check(args)
     _need_packages()
-    from camcore_tools.evaluation.session import evaluate
+    from camcore_tools.threads import let_threads_rest
+from camcore_tools.evaluation.session import evaluate
     from camcore_tools.evaluation.tables import print_evaluation
 
     try:

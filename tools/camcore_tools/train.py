@@ -26,7 +26,6 @@ examples:
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 from camcore.errors import InputError, MissingPackage
 from camcore_tools.console import note, print_json, safe
+from camcore_tools.threads import let_threads_rest
 from camcore_tools.training.options import add_options, job_from, options_given
 
 if TYPE_CHECKING:
@@ -70,8 +70,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; 1 if the training diverges or the exported model fails its verification."""
-    # Threads that spin while they wait make the training six times slower where other programs want the processor too.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    let_threads_rest()
     _need_packages()
     with _warnings_as_notes(), _said_what_to_do(args.output):
         return _grid(args) if _is_grid(args) else _single(args)

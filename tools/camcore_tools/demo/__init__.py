@@ -11,7 +11,6 @@ examples:
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from camcore.errors import InputError, MissingPackage
 from camcore.results import ResultFolder
 from camcore_tools.console import note, print_json
 from camcore_tools.merchandise import KINDS
+from camcore_tools.threads import let_threads_rest
 
 if TYPE_CHECKING:
     from camcore_onnx.exporting import Report
@@ -70,8 +70,7 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     folder = Path(args.output)
     results = ResultFolder(folder / "explained", alpha="heat")  # complains before there is anything to lose
-    # Threads that spin while they wait make the training six times slower where other programs want the processor too.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    let_threads_rest()
     _need_packages()
     try:
         record = _demonstrate(args, folder, results)
