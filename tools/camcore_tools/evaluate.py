@@ -22,6 +22,7 @@ import argparse
 from camcore.errors import InputError, MissingPackage
 from camcore_tools.console import print_json
 from camcore_tools.explain import add_look_options, add_map_options
+from camcore_tools.threads import let_threads_rest
 
 SUMMARY = "evaluate a run of camcore train: accuracy, confusion, maps method by method"
 _LOCALISED = 200  # pictures, unless another number is given
@@ -82,8 +83,7 @@ def run(args: argparse.Namespace) -> int:
     let_threads_rest()
     _check(args)
     _need_packages()
-    from camcore_tools.threads import let_threads_rest
-from camcore_tools.evaluation.session import evaluate
+    from camcore_tools.evaluation.session import evaluate
     from camcore_tools.evaluation.tables import print_evaluation
 
     try:
