@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from camcore_onnx import verify
 from camcore_tools.cli import main
-from camcore_tools.training import run_folder
+from camcore_tools.training import report, run_folder
 from camcore_tools.training.checkpoints import find_checkpoints
 from camcore_tools.training.feeds import inputs
 from camcore_tools.training.loop import Training
@@ -126,6 +126,18 @@ def test_a_full_disk_tells_how_to_go_on(
     assert train("-o", run, "--resume", "--threads", "2") == 0
     assert "note: threads was 1 when the run began and is 2 now: it rounds otherwise" in capsys.readouterr().err
     assert [c.epoch for c in find_checkpoints(run / "checkpoints")] == [1, 2]
+
+
+def test_a_reader_who_has_enough_is_no_error(
+    finished: tuple[Path, int, str, str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def gone(document: Any) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(report, "print_run", gone)
+    monkeypatch.setattr(os, "dup2", lambda *files: None)
+    assert train("-o", finished[0], "--resume") == 141
+    assert "camcore train" not in capfd.readouterr().err
 
 
 def test_warnings_are_lines(

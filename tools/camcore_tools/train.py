@@ -213,6 +213,8 @@ def _said_what_to_do(output: str) -> Iterator[None]:
     again = f"camcore train -o {safe(output)} --resume"
     try:
         yield
+    except BrokenPipeError:  # `camcore train ... | head`
+        raise
     except OSError as error:
         raise InputError(f"{error.strerror or error}; when that is mended, go on with: {again}") from error
     except KeyboardInterrupt:
