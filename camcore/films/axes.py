@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from camcore.recording.recording import Curve
+
 __all__ = ["Axis", "linear_axis", "log_axis", "loss_axis", "share_axis", "step_axis"]
 
 Real = NDArray[np.float64]
@@ -16,6 +18,7 @@ Real = NDArray[np.float64]
 _DECADES = 100.0  # a loss whose largest value is this many times its smallest is drawn on a logarithmic axis
 _DEEPEST = 1e-12  # a logarithmic axis goes no deeper below its largest value
 _FINEST = 1e-5  # of its values; a linear axis shows no smaller differences
+_ROUNDING = 1e-6
 _LARGEST = 1e100  # of a loss that is drawn; no sum or ratio of such numbers overflows
 
 
@@ -34,6 +37,16 @@ class Axis:
         if self.log:
             return np.log(bounded / self.low) / math.log(self.high / self.low)
         return (bounded - self.low) / (self.high - self.low)
+
+    def beyond(self, curve: Curve) -> list[tuple[int, float]]:
+        """Step and value of the largest point above the axis and of the smallest below it, as far as there are any."""
+        known = np.flatnonzero(np.isfinite(curve.values))
+        values = curve.values[known]
+        if len(values) == 0:
+            return []
+        out = [int(values.argmax())] if values.max() > self.high + _ROUNDING * abs(self.high) else []
+        out += [int(values.argmin())] if values.min() < self.low - _ROUNDING * abs(self.low) else []
+        return [(int(curve.steps[known[n]]), float(values[n])) for n in out]
 
 
 def linear_axis(low: float, high: float, *, most: int = 5, widen: bool = True) -> Axis:
@@ -77,15 +90,16 @@ def log_axis(low: float, high: float, *, most: int = 6) -> Axis:
     return Axis(10.0**first, 10.0**last, ticks, log=True)
 
 
-def loss_axis(raw: Real, smooth: Real) -> Axis:
+def loss_axis(raw: Real, main: Real) -> Axis:
     """For a loss: from 0 where that wastes little room, logarithmic where it covers several powers of ten.
 
-    Single values far above all others are cut off.
+    It holds all of ``main``, which is drawn in full colour. Single values of ``raw``, which stands faintly behind, are
+    cut off where they are far above all others; charts mark them: see `Axis.beyond`.
     """
-    raw, smooth = (np.clip(values[np.isfinite(values)], -_LARGEST, _LARGEST) for values in (raw, smooth))
+    raw, main = (np.clip(values[np.isfinite(values)], -_LARGEST, _LARGEST) for values in (raw, main))
     if len(raw) == 0:
         return linear_axis(0, 1)
-    low, high = float(smooth.min()), max(float(smooth.max()), float(np.percentile(raw, 99)))
+    low, high = float(main.min()), max(float(main.max()), float(np.percentile(raw, 99)))
     if low > 0 and high / low >= _DECADES:
         return log_axis(max(low, _DEEPEST * high), high, most=5)
     low = min(low, float(np.percentile(raw, 1)))

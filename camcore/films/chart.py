@@ -96,6 +96,8 @@ class Plot(NamedTuple):
 class Chart:
     """A plot on axes that stay the same however much of the lines is drawn.
 
+    An arrow with the value marks the highest and the lowest point of a line that is beyond the axis.
+
     Parameters
     ----------
     plot : Plot
@@ -129,6 +131,7 @@ class Chart:
         image = fine.reduce(FINE)
         pencil = ImageDraw.Draw(image)
         self._label_axes(pencil)
+        self._write_beyond(pencil, until)
         self._draw_legend(pencil, until)
         return np.asarray(image)
 
@@ -177,12 +180,32 @@ class Chart:
                 draw_line(pencil, self._points(line.curve, until), blend(line.color, PANEL, 0.35), unit)
             if line.marks:
                 self._mark_lost(pencil, line.curve, until)
+            for x, y, up, _ in self._beyond(line, until):
+                tip, base, half = y * FINE, (y + 0.7 * up * self._font) * FINE, 0.4 * self._font * FINE
+                pencil.polygon((x * FINE, tip, x * FINE - half, base, x * FINE + half, base), line.color)
         for line in self._lines:
             points = self._points(line.main, until)
             draw_line(pencil, points, line.color, 2 * unit)
             if len(points):
                 draw_dot(pencil, points[-1], 5.2 * unit, PANEL)
                 draw_dot(pencil, points[-1], 3.6 * unit, line.color)
+
+    def _beyond(self, line: Line, until: int) -> list[tuple[float, float, int, str]]:
+        """Where an arrow points at a value beyond the axis: its tip, up (1) or down (-1), and the value."""
+        found = [(step, value) for step, value in self._axis.beyond(line.curve) if step <= until]
+        ups = [1 if value > self._axis.low else -1 for _, value in found]
+        ends = [self._top - 0.4 * self._font if up > 0 else self._bottom + 0.4 * self._font for up in ups]
+        return [
+            (float(self._x(step)), y, up, line.text(value))
+            for (step, value), y, up in zip(found, ends, ups, strict=True)
+        ]
+
+    def _write_beyond(self, pencil: Pencil, until: int) -> None:
+        for line in self._lines:
+            for x, y, up, text in self._beyond(line, until):
+                late = x + 0.7 * self._font + text_width(text, self._small) > self._right
+                at = x + (-0.7 if late else 0.7) * self._font, y + 0.35 * up * self._font
+                draw_text(pencil, at, text, size=self._small, color=line.color, anchor="rm" if late else "lm")
 
     def _mark_lost(self, pencil: Pencil, curve: Curve, until: int) -> None:
         """Ticks on the axis; at most one a pixel."""

@@ -105,6 +105,7 @@ class Chart {
     this.dots = this.plan.lines.map((line) => shape("circle", { class: `c${line.colour % 7}`, r: 4 }));
     this.svg.append(this.veil);
     this.chance();
+    this.beyond();
     this.svg.append(this.pointer, this.cursor, ...this.dots);
     this.plot.replaceChildren(this.svg, this.tip);
     this.show(this.step);
@@ -138,6 +139,19 @@ class Chart {
     const y = this.y(this.plan.chance);
     this.svg.append(shape("line", { class: "chance", x1: this.left, x2: this.right, y1: y, y2: y }));
     this.svg.append(shape("text", { x: this.right, y: y - 4, "text-anchor": "end" }, "by chance"));
+  }
+
+  /** An arrow and the value, where the highest or the lowest value of a line lies beyond the axis. */
+  beyond() {
+    const size = 5 * this.unit;
+    for (const line of this.plan.lines) for (const [step, value] of line.beyond ?? []) {
+      const x = this.x(step), up = value > this.plan.axis.low ? 1 : -1, y = up > 0 ? this.high - 6 : this.low + 6;
+      const late = x > this.right - 60 * this.unit, side = late ? -1 : 1, base = y + 1.6 * up * size;
+      const colour = `beyond c${line.colour % 7}`;
+      this.svg.append(shape("polygon", { class: colour, points: `${x},${y} ${x - size},${base} ${x + size},${base}` }));
+      const at = { class: colour, x: x + 1.7 * side * size, y: y + up * size + 4 * this.unit, "text-anchor": late ? "end" : "start" };
+      this.svg.append(shape("text", at, written(value, this.plan.share)));
+    }
   }
 
   path([steps, values]) {

@@ -66,8 +66,13 @@ def _chance(recording: Recording) -> float | None:
 
 def _loss_axis(curves: Mapping[str, Curve]) -> Axis:
     raw = [curve.values for curve in curves.values()] or [np.zeros(0)]
-    smooth = [smoothed(curve).values for curve in curves.values()] or [np.zeros(0)]
-    return loss_axis(np.concatenate(raw), np.concatenate(smooth))
+    main = [_main(name, curve).values for name, curve in curves.items()] or [np.zeros(0)]
+    return loss_axis(np.concatenate(raw), np.concatenate(main))
+
+
+def _main(name: str, curve: Curve) -> Curve:
+    """What is drawn in full colour; not the drift smoothed, whose last value is known to be 0."""
+    return smoothed(curve) if is_rough(curve) and not name.startswith("drift") else curve
 
 
 def _axis(curves: Mapping[str, Curve]) -> Axis:
@@ -90,7 +95,7 @@ def _chart(
     scale = axis or share_axis()
     return {
         "title": _spoken(title),
-        "lines": [_line(name, curve, end, colour + n) for n, (name, curve) in enumerate(known.items())],
+        "lines": [_line(name, curve, end, colour + n, scale) for n, (name, curve) in enumerate(known.items())],
         "axis": {"low": scale.low, "high": scale.high, "log": scale.log, "ticks": scale.ticks},
         "steps": step_axis(0, end, most=4).ticks,
         "share": axis is None,
@@ -99,16 +104,16 @@ def _chart(
     }
 
 
-def _line(name: str, curve: Curve, end: int, colour: int) -> dict[str, Any]:
-    rough = is_rough(curve) and not name.startswith("drift")  # whose last value is known to be 0
-    main = smoothed(curve) if rough else curve
+def _line(name: str, curve: Curve, end: int, colour: int, axis: Axis) -> dict[str, Any]:
+    main = _main(name, curve)
     line = {
         "name": _spoken(name),
         "colour": colour,
         "main": _points(main, end),
         "lost": _lost(curve) if "loss" in name.lower() else None,
+        "beyond": axis.beyond(curve),
     }
-    return line | ({"raw": _points(curve, end)} if rough else {})
+    return line | ({"raw": _points(curve, end)} if main is not curve else {})
 
 
 def _lost(curve: Curve) -> int | None:

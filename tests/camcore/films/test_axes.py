@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from camcore.films.axes import linear_axis, log_axis, loss_axis, share_axis, step_axis
+from camcore.recording import Curve
 
 numbers = st.floats(-1e12, 1e12)
 losses = st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=30)
@@ -74,7 +75,22 @@ def test_the_axis_of_a_loss(raw: list[float], log: bool, span: tuple[float, floa
 def test_a_single_outlier_is_cut_off() -> None:
     smooth = np.ones(1000)
     raw = np.where(np.arange(1000) == 500, 90.0, 1.0)
-    assert loss_axis(raw, smooth).high < 2
+    axis = loss_axis(raw, smooth)
+    assert axis.high < 2
+    assert axis.beyond(Curve(np.arange(1000), raw)) == [(500, 90.0)]
+
+
+def test_all_that_is_drawn_in_full_colour_is_on_the_axis() -> None:
+    trained, validation = np.full(1128, 1.5), np.array([1.61, 1.65, 3.64, 2.09, 0.58])
+    axis = loss_axis(np.concatenate([trained, validation]), np.concatenate([trained, validation]))
+    assert axis.high >= 3.64
+    assert axis.beyond(Curve(np.arange(5), validation)) == []
+
+
+def test_what_is_beyond_an_axis() -> None:
+    curve = Curve(np.array([0, 2, 4, 6]), np.array([-3.0, math.nan, 1 + 1e-9, math.inf]))
+    assert share_axis().beyond(curve) == [(0, -3.0)]
+    assert share_axis().beyond(Curve(np.arange(1), np.array([math.nan]))) == []
 
 
 @given(losses)

@@ -121,6 +121,15 @@ class TestChart:
         difference = np.abs(thin.draw(5000).astype(int) - whole.draw(5000)).max(axis=2)
         assert (difference > 60).mean() < 0.005
 
+    def test_an_arrow_marks_a_value_beyond_the_axis_from_its_step_on(self) -> None:
+        values = np.where(np.arange(100) == 60, 9.0, 1.0)
+        line = Line("x", curve(values), (255, 0, 0), lambda value: f"{value:.0f}", smooth=curve(np.ones(100)))
+        chart = Chart(Plot([line], linear_axis(0, 2), (0, 100)), SIZE)
+        above = slice(int(chart._top) - 6, int(chart._top) + 8)
+        before, after = (amount(chart.draw(step)[above], (255, 0, 0)) for step in (60, 61))
+        assert before == 0
+        assert after > 15
+
     def test_the_level_of_chance_is_dashed(self) -> None:
         lines = [Line("x", curve([0.9]), (255, 0, 0), str, level=level) for level in (None, float("nan"), 0.25)]
         amounts = [

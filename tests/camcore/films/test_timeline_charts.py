@@ -101,6 +101,22 @@ def test_long_curves_become_few_points_and_keep_their_extremes():
     assert max(line["main"][1]) < 2.1
 
 
+def test_no_value_of_a_validation_loss_is_cut_off():
+    (chart,) = [
+        c for c in charts(recording(loss=rough(), val_loss=np.array([1.6, 1.6, 3.64, 2.1])), {}) if c["title"] == "Loss"
+    ]
+    assert chart["axis"]["high"] >= 3.64
+    assert [line["beyond"] for line in chart["lines"]] == [[], []]
+
+
+def test_single_values_that_are_cut_off_are_marked():
+    values = rough()
+    values[1234] = 90.0
+    (line,) = (chart := charts(recording(loss=values), {})[0])["lines"]
+    assert chart["axis"]["high"] < 3
+    assert line["beyond"] == [(1235, 90.0)]
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_loss_that_is_no_number_any_more(bad):
     values = rough()
