@@ -233,9 +233,9 @@ class TestStart:
         assert list(tmp_path.iterdir()) == []
 
     def test_a_disk_without_room(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        usage = shutil.disk_usage(tmp_path)._replace(free=50_000_000)
+        usage = shutil.disk_usage(tmp_path)._replace(free=2_000_000)
         monkeypatch.setattr(run_folder.shutil, "disk_usage", lambda path: usage)
-        with pytest.raises(InputError, match=r"needs about 67 MB in '.*run', where 50 MB are free; make room"):
+        with pytest.raises(InputError, match=r"needs about 5 MB in '.*run', where 2 MB are free; make room"):
             carried_out(tmp_path / "run")
         assert list(tmp_path.iterdir()) == []
 

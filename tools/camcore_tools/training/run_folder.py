@@ -7,6 +7,7 @@ other files are made of it, or come before it and are written anew.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from camcore_tools.training.loop import Training
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "products_room"]
 
 _FEW = 3  # checkpoints that stay where all of them would be too large
 _SMALL = 1 << 30
@@ -202,10 +203,23 @@ class RunFolder:
         """Bytes, from those of what is learned, of the whole state and of the frozen part."""
         kept = min(epochs, 1 + self._kept(learned)) * learned
         exported = 2 * (learned + fixed)  # also beside the file, while it is written
-        return kept + 2 * state + fixed + exported + _PRODUCTS
+        return kept + 2 * state + fixed + exported
 
 
-_PRODUCTS = 64 << 20  # films, pages and maps
+_PAGES, _FILM_FRAME, _WATCHED = 3_000_000, 200_000, 400_000  # bytes at most, as a rule, of photographs too
+
+
+def products_room(frames: int, pictures: int, size: tuple[int, int]) -> int:
+    """Bytes of recording, films and pages of so many frames of so many pictures of a size.
+
+    Examples
+    --------
+    >>> products_room(4, 10, (64, 64)), products_room(151, 12, (224, 224))
+    (7881920, 41710976)
+    """
+    cells = math.prod(min(16, max(1, side // 4)) for side in size)  # of the finest maps, as a rule
+    maps = 2 * frames * pictures * cells * 4  # in the growing recording, and in recording.npz
+    return _PAGES + frames * _FILM_FRAME + pictures * _WATCHED + maps
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:

@@ -30,7 +30,7 @@ from camcore_tools.training.material import (
 )
 from camcore_tools.training.pictures import Split
 from camcore_tools.training.products import finish, show
-from camcore_tools.training.run_folder import RunFolder
+from camcore_tools.training.run_folder import RunFolder, products_room
 from camcore_tools.training.runs import FORMAT, open_run, read_json
 from camcore_tools.training.screen import Screen
 from camcore_tools.training.watching import for_the_eye, watched
@@ -194,7 +194,15 @@ def _room(job: Job, run: RunFolder, training: Training) -> int:
     learned = sum(t.numel() * t.element_size() for t in training.objective.learned().values())
     whole = sum(t.numel() * t.element_size() for t in training.network.state_dict().values())
     memories = {"sgd": 1, "adam": 2, "adamw": 2}[job.settings.optimizer]
-    return run.room_needed(learned, learned * (1 + memories), max(whole - learned, 0), job.settings.epochs)
+    shown = training.split.validation
+    frames = 2 + training.total // _every(job, training) + len(job.strip or ())
+    products = products_room(frames, min(job.watch, len(shown)), shown.pixels([0]).shape[1:3])
+    return products + run.room_needed(learned, learned * (1 + memories), max(whole - learned, 0), job.settings.epochs)
+
+
+def _every(job: Job, training: Training) -> int:
+    """Steps between two frames."""
+    return job.every or max(1, math.ceil(training.total / _FRAMES))
 
 
 def _configuration(job: Job, training: Training, command: Sequence[str]) -> dict[str, Any]:
@@ -214,7 +222,7 @@ def _configuration(job: Job, training: Training, command: Sequence[str]) -> dict
             "all": sum(p.numel() for p in parameters),
             "trained": sum(p.numel() for p in parameters if p.requires_grad),
         },
-        "every": job.every or max(1, math.ceil(training.total / _FRAMES)),
+        "every": _every(job, training),
         "device": str(training.device),
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
