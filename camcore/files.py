@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +18,7 @@ from camcore.render import as_picture
 
 __all__ = ["save_picture", "write_atomically"]
 
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".png": ("PNG", {}),
     ".jpg": ("JPEG", {"quality": 92, "subsampling": 0}),
@@ -41,12 +43,18 @@ def write_atomically(path: str | PathLike[str], write: Callable[[IO[bytes]], obj
         unfinished.replace(path)
     except OSError as error:
         text = f"cannot write {path.name!r} in the folder {str(path.parent)!r}: {error.strerror or error}"
-        raise OSError(error.errno, f"{text}; choose a folder that exists and that you may write to") from error
+        raise OSError(error.errno, f"{text}; {_advice(error)}") from error
     finally:
         # Where the folder itself is the trouble this fails as well, and must not hide the first error.
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
     return path
+
+
+def _advice(error: OSError) -> str:
+    if error.errno in _FULL:
+        return "make room on that disk, or choose a folder on another one"
+    return "choose a folder that exists and that you may write to"
 
 
 def save_picture(path: str | PathLike[str], picture: ArrayLike) -> None:

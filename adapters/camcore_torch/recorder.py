@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -218,7 +219,7 @@ class CamRecorder:
                 look = self._look()
             self._store.append(self.steps, *look)
         except Exception as error:  # whatever it is: hours of training are worth more than a frame
-            _warn(f"the frame of step {self.steps} was left out: {error}")
+            _warn(f"the frame of step {self.steps} was left out: {_reason(error)}")
             return False
         self._tell()
         return True
@@ -229,7 +230,7 @@ class CamRecorder:
                 with kept_generators():
                     listener(self)
             except Exception as error:  # as for a frame
-                _warn(f"a listener to the frame of step {self.steps} failed: {error}")
+                _warn(f"a listener to the frame of step {self.steps} failed: {_reason(error)}")
 
     def finish(self) -> None:
         """Take the last frame, if there is none of this step yet, and write all that waits."""
@@ -275,7 +276,7 @@ class CamRecorder:
         try:
             self._store.cut(-1 if first else self.steps)
         except OSError as error:
-            raise InputError(f"the recording cannot be cut at step {step}: {error}") from error
+            raise InputError(f"the recording cannot be cut at step {step}: {_reason(error)}") from error
         if first:
             self.frame()
 
@@ -319,7 +320,7 @@ class CamRecorder:
             self._settle()
             self._store.flush(sync=sync)
         except OSError as error:
-            _warn(f"the recording waits in memory, since it cannot be written: {error}")
+            _warn(f"the recording waits in memory, since it cannot be written: {_reason(error)}")
 
 
 def _is_count(value: Any) -> bool:
@@ -344,6 +345,15 @@ def _kept(name: str, value: Any) -> float | Tensor:
         return float(value.item() if isinstance(value, Tensor) else value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} is {type(value).__name__}; expected a number, or a tensor of one element") from error
+
+
+def _reason(error: Exception) -> str:
+    """Of errors of the system their words, without their number."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    words = error.strerror if error.filename is None else f"{error.strerror}: {str(error.filename)!r}"
+    full = error.errno == errno.ENOSPC and "make room" not in words
+    return f"{words}; make room on that disk" if full else words
 
 
 def _warn(text: str) -> None:
