@@ -60,7 +60,7 @@ def overlays(
     *,
     style: str = "alpha",
     cmap: str = "jet",
-    alpha: float | Literal["heat"] = 0.5,
+    alpha: float | Literal["heat"] | None = None,
     boxes: float | None = None,
     normalization: str = "minmax",
     threshold: float = 0.0,
@@ -73,10 +73,10 @@ def overlays(
     out : Explanation
     n : int
     style : {"alpha", "matlab", "red"}
-        A blend; half the grey picture plus a colour map whose brightness follows the heat; or a blend of the red
-        channel alone.
+        A blend; half the grey picture plus a colour map whose brightness follows the heat; or the grey picture with the
+        heat in its red channel.
     cmap, alpha
-        Colours of ``"alpha"``; opacity of ``"alpha"`` and ``"red"``. The opacity may be ``"heat"``: then cold regions
+        Colours of ``"alpha"``; opacity of ``"alpha"`` (0.5) and ``"red"`` (``"heat"``). With ``"heat"`` cold regions
         show the plain picture.
     boxes : float, optional
         Outline the boxes of the heatmap above this share of its maximum.
@@ -95,13 +95,13 @@ def overlays(
 
 
 def _drawn(
-    picture: Pixels, heat: NDArray[np.floating[Any]], style: str, cmap: str, alpha: float | Literal["heat"]
+    picture: Pixels, heat: NDArray[np.floating[Any]], style: str, cmap: str, alpha: float | Literal["heat"] | None
 ) -> Pixels:
     if style == "matlab":
         return render.matlab_overlay(picture, heat)
     if style == "red":
-        return render.red_overlay(picture, heat, alpha=alpha)
-    return render.overlay(picture, heat, cmap=cmap, alpha=alpha)
+        return render.red_overlay(picture, heat, alpha="heat" if alpha is None else alpha)
+    return render.overlay(picture, heat, cmap=cmap, alpha=0.5 if alpha is None else alpha)
 
 
 def top_lines(out: Explanation, n: int, top: int = 3) -> list[str]:

@@ -31,6 +31,7 @@ Color = Sequence[int]
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601
 _HALO = (20, 20, 20)
+_DARKENED = np.float32(0.75)  # so much of green and blue goes where red heat is highest
 
 
 def as_picture(picture: ArrayLike) -> RGB:
@@ -166,10 +167,12 @@ def _heat_at(heat: ArrayLike, picture: RGB) -> NDArray[np.float32]:
     return resize(unit_heat(heat), picture.shape[:2]).astype(np.float32, copy=False)
 
 
-def red_overlay(picture: ArrayLike, heat: ArrayLike, *, alpha: float | Literal["heat"] = 0.5) -> RGB:
-    """Blend heat into the red channel of a picture; green and blue stay as they are.
+def red_overlay(picture: ArrayLike, heat: ArrayLike, *, alpha: float | Literal["heat"] = "heat") -> RGB:
+    """Blend heat into the red channel of a grey picture.
 
-    With opacity ``a`` and heat ``h`` the red channel ``R`` becomes ``(1 - a) R + a 255 h``.
+    With grey ``g`` (Rec. 601) and ``w``, the heat times the opacity, red becomes ``g + w (255 - g)``, and green and
+    blue ``g (1 - 0.75 w)``. Grey makes heat seen on any picture: red is otherwise lost on what is red; and green and
+    blue darken since on white red cannot rise. They keep a quarter, so that the picture is seen where it is hottest.
 
     Parameters
     ----------
@@ -178,7 +181,7 @@ def red_overlay(picture: ArrayLike, heat: ArrayLike, *, alpha: float | Literal["
     heat : (h, w) array_like
         In [0, 1], of any size: it is resized to the picture. Values outside are clamped, NaN is 0.
     alpha : float or "heat"
-        As in `overlay`. With a number cold regions lose red, so a white picture is cyan there.
+        Opacity of the heat in [0, 1]; ``"heat"`` is 1. Cold regions show the plain grey picture whatever it is.
 
     Returns
     -------
@@ -192,15 +195,14 @@ def red_overlay(picture: ArrayLike, heat: ArrayLike, *, alpha: float | Literal["
     Examples
     --------
     >>> red_overlay(np.full((1, 2, 3), 100, np.uint8), [[0.0, 1.0]]).tolist()
-    [[[50, 100, 100], [178, 100, 100]]]
+    [[[100, 100, 100], [255, 25, 25]]]
     """
-    drawn = as_picture(picture).copy()
-    opacity = _opacity(alpha)[:, 0]
-    levels = heat_levels(_heat_at(heat, drawn))
-    red = np.take(opacity * np.arange(256, dtype=np.float32), levels)
-    red += drawn[..., 0] * np.take(1 - opacity, levels)
-    drawn[..., 0] = _rounded(red)
-    return drawn
+    picture = as_picture(picture)
+    opacity = _opacity(alpha)[-1, 0]
+    grey = picture.astype(np.float32) @ LUMA
+    weight = unit_heat(_heat_at(heat, picture)) * opacity
+    dark = grey * (1 - _DARKENED * weight)
+    return _rounded(np.stack([grey + weight * (255 - grey), dark, dark], axis=-1))
 
 
 def matlab_overlay(picture: ArrayLike, heat: ArrayLike, *, threshold: float = 0.2) -> RGB:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from camcore import render
 from camcore.colormaps import colormap
 from camcore.errors import InputError
-from camcore.render import as_picture, draw_boxes, matlab_overlay, overlay, red_overlay
+from camcore.render import LUMA, as_picture, draw_boxes, matlab_overlay, overlay, red_overlay
 from camcore.resize import resize
 
 WHITE = (255, 255, 255)
@@ -199,20 +199,29 @@ class TestMatlabOverlay:
 
 class TestRedOverlay:
     @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0, "heat"])
-    def test_red_alone_is_blended_with_the_heat(self, alpha):
-        picture, heat = random_picture(), np.round(random_heat() * 255) / 255
+    def test_heat_is_blended_into_the_red_of_the_grey_picture(self, alpha):
+        picture, heat = random_picture(), random_heat()
         drawn = red_overlay(picture, heat, alpha=alpha)
-        np.testing.assert_array_equal(drawn[..., 1:], picture[..., 1:])
-        opacity = heat if alpha == "heat" else alpha
-        expected = (1 - opacity) * picture[..., 0].astype(np.float64) + opacity * 255 * heat
-        np.testing.assert_allclose(drawn[..., 0], expected, atol=0.501)
+        grey, weight = picture @ LUMA.astype(np.float64), heat * (1 if alpha == "heat" else alpha)
+        np.testing.assert_allclose(drawn[..., 0], grey + weight * (255 - grey), atol=0.51)
+        for n in (1, 2):
+            np.testing.assert_allclose(drawn[..., n], grey * (1 - 0.75 * weight), atol=0.51)
 
-    def test_the_picture_is_copied_and_a_small_map_is_resized(self):
+    @pytest.mark.parametrize("color", [(255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 255, 255), (120, 130, 60)])
+    def test_heat_is_seen_on_every_colour_and_the_cold_is_grey(self, color):
+        cold, hot = red_overlay(np.full((1, 2, 3), color, np.uint8), [[0.0, 1.0]])[0].astype(int)
+        assert np.ptp(cold) == 0
+        assert hot[0] == 255
+        assert hot[0] - hot[1:].max() > 150
+        assert np.abs(hot - cold).sum() > 200
+
+    def test_the_picture_stays_and_a_small_map_is_resized(self):
         picture, heat = random_picture(40, 30), random_heat(5, 5)
         before = picture.copy()
-        drawn = red_overlay(picture, heat, alpha=1)
-        np.testing.assert_array_equal(picture, before)
+        drawn = red_overlay(np.zeros((40, 30, 3), np.uint8), heat)
         assert_off_by_at_most_one(drawn[..., 0], np.rint(resize(heat, (40, 30)) * 255))
+        red_overlay(picture, heat)
+        np.testing.assert_array_equal(picture, before)
 
     def test_what_is_not_given_right_is_answered(self):
         with pytest.raises(InputError, match=r"alpha is 1.5; expected a number in \[0, 1\] or 'heat'"):
