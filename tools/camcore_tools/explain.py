@@ -61,7 +61,9 @@ def add_look_options(parser: argparse.ArgumentParser, *, together: bool = True) 
     opacity, scale = ("; 0.85 at the most with --together", "; relu-max with --together") if together else ("", "")
     parser.add_argument("--style", choices=figures.STYLES, help="the look of the overlay (alpha)")
     parser.add_argument("--cmap", choices=sorted(COLORMAPS), help="colours (jet)")
-    parser.add_argument("--alpha", type=_alpha, metavar="A", help=f"opacity, 0 to 1 or heat (0.5; heat with --style red{opacity})")
+    parser.add_argument(
+        "--alpha", type=_alpha, metavar="A", help=f"opacity, 0 to 1 or heat (0.5; heat with --style red{opacity})"
+    )
     parser.add_argument("--normalization", choices=sorted(NORMALIZATIONS), help=f"(minmax{scale})")
     parser.add_argument("--threshold", type=float, default=0.0, metavar="T", help="leave out heat below this, 0 to 1")
     parser.add_argument("--gain", type=float, default=1.0, metavar="G", help="multiply the heat, then clamp to 1")
