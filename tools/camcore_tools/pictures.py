@@ -29,10 +29,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("folder", metavar="DIR", help="new folder for the pictures")
     parser.add_argument(
-        "--count", type=int, default=100, metavar="N", help="pictures of each kind to train on (%(default)s)"
+        "--count", type=int, default=300, metavar="N", help="pictures of each kind to train on (%(default)s)"
     )
     parser.add_argument(
-        "--validation", type=int, default=20, metavar="N", help="of each kind to validate with (%(default)s)"
+        "--validation", type=int, default=50, metavar="N", help="of each kind to validate with (%(default)s)"
     )
     parser.add_argument("--size", type=int, default=64, metavar="N", help="side in pixels (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the drawing (%(default)s)")

@@ -48,7 +48,7 @@ def learned(each: int, validation: int) -> Learned:
 
 @pytest.mark.slow
 def test_it_looks_at_the_objects() -> None:
-    found = learned(600, 100)
+    found = learned(300, 100)
     out = found.explained()
     right = out.scores.argmax(axis=1) == found.validation.labels
     on_object = peaks_on(out.heatmaps()[:, 0], found.validation.masks)

@@ -42,7 +42,7 @@ class Scale(NamedTuple):
     batch: int
 
 
-FULL = Scale({"training": 300, "validation": 40, "gallery": 4}, epochs=14, batch=32)
+FULL = Scale({"training": 300, "validation": 40, "gallery": 4}, epochs=16, batch=32)
 QUICK = Scale({"training": 80, "validation": 8, "gallery": 2}, epochs=12, batch=16)
 
 

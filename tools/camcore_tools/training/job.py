@@ -135,9 +135,9 @@ def recipe(arch: str, *, freeze: bool = False, scratch: bool = False) -> Setting
     rate, so that it does not forget; a new head on a frozen trunk may learn faster.
     """
     if arch == "small" or scratch:
-        small = Settings(epochs=12, optimizer="adamw", lr=6e-3, weight_decay=0.02, schedule="onecycle")
+        small = Settings(epochs=20, optimizer="adamw", lr=3e-3, weight_decay=0.02, schedule="onecycle")
         small = replace(small, label_smoothing=0.2, rotate=10.0, shift=0.1, flip=True)
-        return replace(small, lr=6e-3 if arch == "small" else 1e-3)
+        return replace(small, lr=3e-3 if arch == "small" else 1e-3)
     learned_before = Settings(epochs=10, batch=16, lr=1e-3, rotate=20.0, shift=0.2, flip=True)
     if freeze:
         return replace(learned_before, epochs=20, batch=32, optimizer="adam", weight_decay=0.0)
