@@ -70,6 +70,7 @@ def grid(
     tile: int | None = None,
     margin: int = 12,
     background: Color = (255, 255, 255),
+    font: int | None = None,
 ) -> RGB:
     """Lay pictures out on a sheet, each with its caption below.
 
@@ -87,6 +88,8 @@ def grid(
         Space around the tiles, in pixels.
     background : (R, G, B)
         0..255. The text is dark on a light background and light on a dark one.
+    font : int, optional
+        Size of the letters in pixels. By default it grows with the tile, within 12..24.
 
     Returns
     -------
@@ -101,18 +104,25 @@ def grid(
     if tile is None:
         tile = min(max(192, *(max(picture.shape) for picture in shown)), 384)
     fitted = [_fitted(picture, at_least(1, "tile", tile)) for picture in shown]
-    font, lines = typeset(_lines_of(captions, len(shown)), size=min(max(12, round(tile / 16)), 24))
+    size = min(max(12, round(tile / 16)), 24) if font is None else at_least(1, "font", font)
+    letters, lines = typeset(_lines_of(captions, len(shown)), size=size)
     # Narrow pictures move together, but not so far that their captions have no room.
     width = max(max(picture.shape[1] for picture in fitted), round(0.75 * tile) if any(lines) else 1)
     columns = _columns(columns, len(shown))
-    sheet = _Sheet(columns, width, at_least(0, "margin", margin), checked_color("background", background), font)
+    sheet = _Sheet(columns, width, at_least(0, "margin", margin), checked_color("background", background), letters)
     rows = [sheet.row(fitted[i : i + columns], lines[i : i + columns]) for i in range(0, len(fitted), columns)]
     return np.concatenate([sheet.blank(margin, rows[0].shape[1]), *rows])
 
 
-def strip(pictures: Sequence[ArrayLike], captions: Sequence[Caption] | None = None, *, tile: int | None = None) -> RGB:
+def strip(
+    pictures: Sequence[ArrayLike],
+    captions: Sequence[Caption] | None = None,
+    *,
+    tile: int | None = None,
+    font: int | None = None,
+) -> RGB:
     """Lay pictures out in one row, like a film; the arguments are those of `grid`."""
-    return grid(pictures, captions, columns=max(1, len(pictures)), tile=tile, margin=6)
+    return grid(pictures, captions, columns=max(1, len(pictures)), tile=tile, margin=6, font=font)
 
 
 def compact_grid(pictures: Sequence[ArrayLike], *, columns: int | None = None, tile: int = 160) -> RGB:

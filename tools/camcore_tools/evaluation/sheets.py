@@ -21,7 +21,8 @@ __all__ = ["save_methods", "save_sheets"]
 
 Pixels = NDArray[np.uint8]
 _RIGHT, _WRONG = (34, 160, 90), (220, 38, 52)
-_TILE, _NARROW, _COLUMNS = 240, 180, 12
+_TILE, _NARROW, _COMPACT = 240, 180, 160
+_COLUMNS, _FONT = 12, 26  # of methods side by side: at most so many, and letters that can be read on a slide
 
 
 def save_sheets(folder: Path, method: str, out: Explanation, truth: Sequence[int], **style: Any) -> list[Path]:
@@ -43,7 +44,8 @@ def save_sheets(folder: Path, method: str, out: Explanation, truth: Sequence[int
     -------
     list of Path
         ``METHOD-grid.png``: the pictures, framed green where the network is right and red where it is wrong, with their
-        true classes and the three best. ``METHOD-compact.png``: edge to edge. ``METHOD-strip.png``: in one row.
+        true classes and the three best. ``METHOD-compact.png``: edge to edge. ``METHOD-strip.png``: in one row, with
+        their true classes and the best.
     """
     heats = [figures.overlays(out, n, **style)[0] for n in range(len(out))]
     best = out.scores.argmax(axis=1)
@@ -51,8 +53,8 @@ def save_sheets(folder: Path, method: str, out: Explanation, truth: Sequence[int
     captions = [[_truth(out, truth[n]), *figures.top_lines(out, n, 3)] for n in range(len(out))]
     sheets = {
         "grid": grid(framed, captions, columns=_columns(len(out)), tile=_TILE),
-        "compact": compact_grid(heats, columns=_columns(len(out)), tile=160),
-        "strip": strip(framed, [figures.top_lines(out, n, 1) for n in range(len(out))], tile=_NARROW),
+        "compact": compact_grid(framed, columns=_columns(len(out)), tile=_COMPACT),
+        "strip": strip(framed, [lines[:2] for lines in captions], tile=_NARROW, font=15),
     }
     return [_saved(folder / f"{method}-{name}.png", sheet) for name, sheet in sheets.items()]
 
@@ -60,11 +62,17 @@ def save_sheets(folder: Path, method: str, out: Explanation, truth: Sequence[int
 def save_methods(path: Path, outs: Mapping[str, Explanation], truth: Sequence[int], **style: Any) -> Path:
     """Write one sheet with a column a picture: as it is, and below it with the heat of each method."""
     first = next(iter(outs.values()))
-    bands = math.ceil(len(first) / _COLUMNS)
+    bands = _bands(len(first), 1 + len(outs))
     blocks = [_block(outs, chosen, truth, style) for chosen in np.array_split(np.arange(len(first)), bands)]
     wide = max(block.shape[1] for block in blocks)
     padded = [np.pad(b, ((0, 0), (0, wide - b.shape[1]), (0, 0)), constant_values=255) for b in blocks]
     return _saved(path, np.concatenate(padded))
+
+
+def _bands(count: int, rows: int) -> int:
+    """Into how many bands of so many rows pictures are split, to be largest on a slide of 16 to 9."""
+    choices = range(math.ceil(count / _COLUMNS), count + 1)
+    return min(choices, key=lambda bands: max(math.ceil(count / bands) / 16, bands * rows * 1.25 / 9))
 
 
 def _block(
@@ -73,26 +81,27 @@ def _block(
     """One row a method, and its name in front."""
     first = next(iter(outs.values()))
     numbers = chosen.tolist()
-    rows = [_row("", [figures.seen(first, n) for n in numbers], [_truth(first, truth[n]) for n in numbers])]
-    for method, out in outs.items():
-        names = [short_name(out.label(int(out.classes[n, 0]))) for n in numbers]
-        rows.append(_row(method, [figures.overlays(out, n, **style)[0] for n in numbers], names))
-    return np.concatenate(rows)
+    rows = [([figures.seen(first, n) for n in numbers], [short_name(first.label(truth[n])) for n in numbers])]
+    for out in outs.values():
+        found = [short_name(out.label(int(out.classes[n, 0]))) for n in numbers]
+        rows.append(([figures.overlays(out, n, **style)[0] for n in numbers], found))
+    strips = [strip(pictures, captions, tile=_NARROW, font=_FONT) for pictures, captions in rows]
+    named = _written(["true class", *outs], [row.shape[0] for row in strips])
+    return np.concatenate([named, np.concatenate(strips)], axis=1)
 
 
-def _row(name: str, pictures: list[Pixels], captions: list[str]) -> Pixels:
-    return strip([_written(name), *pictures], ["", *captions], tile=_NARROW)
-
-
-def _written(name: str) -> Pixels:
-    """A white tile with a name."""
+def _written(names: Sequence[str], heights: Sequence[int]) -> Pixels:
+    """A white column as wide as the longest name, with a name beside the middle of each picture."""
     from PIL import Image, ImageDraw
 
-    tile = Image.new("RGB", (_NARROW, _NARROW), (255, 255, 255))
-    font, lines = typeset([[name]], 20)
-    text = narrowed(lines[0][0], _NARROW - 8, font)
-    ImageDraw.Draw(tile).text((_NARROW - 8, _NARROW / 2), text, (25, 25, 25), font, anchor="rm")
-    return np.asarray(tile)
+    font, lines = typeset([list(names)], _FONT)
+    texts = [narrowed(text, 1.5 * _NARROW, font) for text in lines[0]]
+    wide = math.ceil(max(font.getlength(text) for text in texts)) + _FONT
+    column = Image.new("RGB", (wide, sum(heights)), (255, 255, 255))
+    tops = np.cumsum([0, *heights]).tolist()
+    for text, top in zip(texts, tops, strict=False):
+        ImageDraw.Draw(column).text((wide - 8, top + _NARROW / 2), text, (25, 25, 25), font, anchor="rm")
+    return np.asarray(column)
 
 
 def _truth(out: Explanation, truth: int) -> str:
@@ -101,7 +110,7 @@ def _truth(out: Explanation, truth: int) -> str:
 
 def _columns(count: int) -> int:
     """Sheets are wide rather than high: 12 pictures in 3 rows of 4."""
-    return min(count, max(1, round((count * 1.6) ** 0.5)))
+    return min(count, max(1, round(math.sqrt(count * 1.6))))
 
 
 def _framed(picture: Pixels, *, right: bool) -> Pixels:
