@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from camcore.errors import InputError
 from camcore.preprocess import Preprocess
 from camcore_tools.console import Progress, note, safe
+from camcore_tools.training.checkpoints import find_checkpoints
 from camcore_tools.training.feeds import inputs
 from camcore_tools.training.job import Job, differences
 from camcore_tools.training.loop import Diverged, Training
@@ -127,9 +129,19 @@ def _document(run: RunFolder) -> dict[str, Any]:
 def _check_same(job: Job, run: RunFolder) -> None:
     others = differences(open_run(run.path).job, job)
     if others:
-        raise InputError(
-            f"{run.path} holds a run with other settings: {'; '.join(others)}; give the same, or another folder"
-        )
+        advice = _train_on(run) if others[0].startswith("epochs is") else "give the same, or another folder"
+        raise InputError(f"{run.path} holds a run with other settings: {'; '.join(others)}; {advice}")
+
+
+def _train_on(run: RunFolder) -> str:
+    """What to do where more epochs are asked for than the run has."""
+    found = find_checkpoints(run.path / run.CHECKPOINTS)
+    if not found:
+        return "give the same, or another folder"
+    return (
+        "a learning-rate schedule is made for its number of epochs: start a new run with the same options and "
+        f"--weights {shlex.quote(str(found[-1].path))}"
+    )
 
 
 def _taken_up(job: Job, run: RunFolder, command: Sequence[str], pictures: OpenSplit) -> tuple[Training, CamRecorder]:

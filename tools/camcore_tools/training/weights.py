@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from camcore.errors import InputError, MissingPackage
+from camcore_tools.training.run_folder import RunFolder
 
 __all__ = ["default_weights", "load_weights", "read_weights"]
 
@@ -23,6 +24,7 @@ Weights = OrderedDict[str, Tensor]
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "weights", "params")
 _SECONDS = 10
+_OF_A_RUN = ("head.", "recam.")  # new layers, and ReCAM's second classifier, which is made anew
 # DenseNet's files on torchvision's server are older than its code.
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 
@@ -35,7 +37,7 @@ def read_weights(path: Path) -> Weights:
     path : Path
         A ``.safetensors`` file; or what ``torch.save`` wrote of a state dict, alone or as an entry of a checkpoint.
         No pickle is run: of the latter only tensors and plain values are read. Prefixes such as ``module.`` that all
-        names share are taken off by `load_weights`.
+        names share are taken off by `load_weights`. To a checkpoint of a run with a frozen trunk that trunk is added.
 
     Raises
     ------
@@ -44,8 +46,17 @@ def read_weights(path: Path) -> Weights:
     """
     if not path.is_file():
         raise InputError(f"weights {path}: no such file")
-    data = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_checkpoint(path)
-    return _tensors_of(data, path)
+    if path.suffix.lower() != ".safetensors":
+        return _tensors_of(_read_checkpoint(path), path)
+    return _tensors_of({**_trunk_beside(path), **_read_safetensors(path)}, path)
+
+
+def _trunk_beside(path: Path) -> Weights:
+    """The frozen part of the network of a run, whose checkpoints hold only what was learned."""
+    trunk = path.absolute().parent.parent / RunFolder.TRUNK
+    if path.absolute().parent.name != RunFolder.CHECKPOINTS or not trunk.is_file():
+        return OrderedDict()
+    return OrderedDict(_read_safetensors(trunk))
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -146,7 +157,7 @@ def load_weights(
     """
     own = network.state_dict()
     weights = _fitted(network, _renamed(weights, own), own)
-    spare = [n for n in weights if n not in own and (n in dropped or n.startswith("head."))]
+    spare = [n for n in weights if n not in own and (n in dropped or n.startswith(_OF_A_RUN))]
     wrong = [n for n, t in weights.items() if n in own and own[n].shape != t.shape]
     other = [n for n in wrong if _within(n, head)]
     _check(origin, weights, own, head, spare, [n for n in wrong if n not in other])
