@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from camcore_onnx import verify
 from camcore_tools.cli import main
 from camcore_tools.training import report, run_folder
@@ -26,6 +27,7 @@ from PIL import Image
 from tiny_training import write_folder
 
 import camcore
+from camcore.errors import InputError
 
 QUICK = ("--size", "16", "--batch", "8", "--epochs", "2", "--watch", "3", "--every", "4", "--threads", "1")
 PRODUCTS = {
@@ -105,7 +107,28 @@ def test_a_run_is_not_begun_twice_but_goes_on(data: str, tmp_path: Path, capsys:
     assert train("-o", run, "--resume") == 0  # as after a kill among the products
     assert (run / "timeline.html").exists()
     assert train("-o", run, "--resume", "--lr", "0.5") == 2
-    assert "lr is 0.006 there and 0.5 here; give the same, or another folder" in capsys.readouterr().err
+    assert "lr is 0.003 there and 0.5 here; give the same, or another folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [(), ("--recam",), ("--arch", "resnet18", "--freeze", "--weights", "random", "--size", "64", "--recam", "self")],
+)
+def test_a_run_that_is_done_is_trained_on_in_a_new_one(
+    words: tuple[str, ...], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The new one begins with what the old one knew."""
+    words = (*QUICK, "--epochs", "1", "--no-export", *words)
+    assert train(data, "-o", tmp_path / "run", *words) == 0
+    assert train("-o", tmp_path / "run", "--resume", "--epochs", "3") == 2
+    told = capsys.readouterr().err
+    weights = tmp_path / "run" / "checkpoints" / "epoch-0001.safetensors"
+    assert "epochs is 1 there and 3 here; a learning-rate schedule is made for its number of epochs" in told
+    assert f"start a new run with the same options and --weights {weights}" in told
+    assert train(data, "-o", tmp_path / "on", *words, "--weights", weights, "--lr", "1e-12") == 0
+    before, after = (open_run(tmp_path / name).network().state_dict() for name in ("run", "on"))
+    learned = [name for name in after if name.endswith("weight") and "recam" not in name]
+    assert all(torch.allclose(after[name], before[name], atol=1e-6) for name in learned)
 
 
 def test_a_full_disk_tells_how_to_go_on(
@@ -162,9 +185,13 @@ def test_a_loss_that_is_no_number_is_status_1(
 ) -> None:
     run = tmp_path / "run"
     assert train(data, "-o", run, *QUICK, "--optimizer", "sgd", "--lr", "1e30", "--schedule", "constant") == 1
-    assert "the training has diverged; what was learned in the epochs before is kept" in capsys.readouterr().err
+    assert (
+        "the training has diverged; there is no epoch before to keep. Try a new run with a" in capsys.readouterr().err
+    )
     assert (run / "timeline.html").exists()
     assert not (run / "model.onnx").exists()
+    with pytest.raises(InputError, match="has no checkpoint: the training diverged before its first epoch ended"):
+        open_run(run).network()
 
 
 def test_a_failed_verification_is_status_1(

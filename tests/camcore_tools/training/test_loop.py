@@ -182,7 +182,7 @@ class TestDivergence:
         training = Training(tiny(), DATA, settings, RULE, at_epoch=lambda t: saved.append(len(t.history)))
         with pytest.raises(Diverged, match=r"the training loss is (nan|inf) at step (\d+), in epoch 1: ") as caught:
             training.run()
-        assert "Try a lower learning rate than 1e+30 or a warm-up" in str(caught.value)
+        assert "Try a new run with a lower learning rate than 1e+30 or a warm-up" in str(caught.value)
         assert caught.value.step == training.step + 1
         assert saved == [0]
         assert not training.history

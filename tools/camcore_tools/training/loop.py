@@ -43,9 +43,10 @@ class Diverged(CamError):
 
     def __init__(self, what: str, value: float, step: int, epoch: int, settings: Settings) -> None:
         cures = [f"a lower learning rate than {settings.lr:g}", "a warm-up"] + ["no mixed precision"] * settings.amp
+        kept = "what was learned in the epochs before is kept" if epoch > 1 else "there is no epoch before to keep"
         super().__init__(
-            f"the {what} is {value} at step {step}, in epoch {epoch}: the training has diverged; what was learned in "
-            f"the epochs before is kept. Try {', '.join(cures[:-1])} or {cures[-1]}"
+            f"the {what} is {value} at step {step}, in epoch {epoch}: the training has diverged; {kept}. Try a new run "
+            f"with {', '.join(cures[:-1])} or {cures[-1]}"
         )
         self.step, self.epoch = step, epoch
 

@@ -114,10 +114,20 @@ class Run:
         """
         chosen = self.best if checkpoint is None else checkpoint
         if chosen is None:
-            raise InputError(f"{self.folder} has no checkpoint yet; the training has not finished its first epoch")
+            raise self.no_checkpoint()
         if isinstance(chosen, int):
             chosen = self.checkpoint(chosen)
         return self.loader()(chosen if isinstance(chosen, Checkpoint) else Path(chosen))
+
+    def no_checkpoint(self) -> InputError:
+        """What to say where there is none: a training that goes on has no films yet, one that diverged has."""
+        over = all((self.folder / name).exists() for name in (RunFolder.LAST, "recording.npz"))
+        if not over:
+            return InputError(f"{self.folder} has no checkpoint yet; the training has not finished its first epoch")
+        return InputError(
+            f"{self.folder} has no checkpoint: the training diverged before its first epoch ended; its timeline.html "
+            "shows how. Train anew with a lower learning rate"
+        )
 
     def loader(self) -> Callable[[Checkpoint | Path], nn.Module]:
         """What loads checkpoints one after the other: each into the same module, which is made once.
