@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["filmstrip", "save_filmstrip"]
 
 _FRAMES = 6  # where none are asked for
+_FORMS = 3  # of the lines above a moment, ever shorter
 _WIDEST, _LEAST_TILE, _MOST_TILE = 1600, 110, 220
 
 
@@ -39,8 +40,8 @@ def filmstrip(
 ) -> RGB:
     """Draw a picture, and beside it its map at chosen moments of the training; a row for each picture.
 
-    Above each moment stand its epoch, step and loss; below each map the probability of the class whose map it is, and
-    what the picture was taken for where that is another.
+    Above each moment stand its epoch, step and loss, or that it is before the training; below each map the probability
+    of the class whose map it is, and what the picture was taken for where that is another.
 
     Parameters
     ----------
@@ -135,6 +136,32 @@ def _recorded(recording: Recording) -> str:
     return f"it has frames of the steps {', '.join(shown)}"
 
 
+def _moment(recording: Recording, step: int) -> tuple[str, str, list[str]]:
+    """The epoch, where epochs were logged, which is 0 before the first; the step; the loss in forms ever shorter."""
+    epoch, loss = recording.curves.get("epoch"), loss_plot(recording)
+    known = epoch is not None and len(epoch.steps) > 0
+    number = math.nan if epoch is None or not known else epoch.at(step) if step >= epoch.steps[0] else 0.0
+    told = [""]
+    if loss is not None and step >= loss.lines[0].curve.steps[0]:
+        line, value = loss.lines[0], loss.lines[0].latest(step)[0]
+        told = [f"{line.name} {value}", f"loss {value}"]
+    return (f"epoch {number:.4g}" if math.isfinite(number) else ""), f"step {step}", told
+
+
+def _heading(moment: tuple[str, str, list[str]], shared: bool, form: int) -> tuple[str, str]:
+    """A title, and a line below; a higher ``form`` is shorter.
+
+    ``shared`` is whether several frames have the same epoch, so that the step tells them apart.
+    """
+    epoch, step, losses = moment
+    loss = losses[min(form, len(losses) - 1)]
+    if step == "step 0":
+        return "before training", loss
+    title = [epoch, step] if shared and form < _FORMS - 1 else [step] if shared else [epoch or step]
+    below = [word for word in (epoch if shared else "", step, loss) if word and word not in title]
+    return " · ".join(filter(None, title)), " · ".join(below)
+
+
 class _Strip:
     """The frames of a recording side by side, all its pictures one below the other."""
 
@@ -151,6 +178,8 @@ class _Strip:
         # Narrow pictures move apart as far as their captions need it.
         self._across = max(self._wide, 9 * self._font) + self._gap
         self._down = self._high + round(2 * self._font) + self._gap
+        self._title = round(1.15 * self._font)
+        self._heads = self._headings()
 
     def draw(self, **style: Any) -> RGB:
         from PIL import ImageDraw
@@ -187,20 +216,24 @@ class _Strip:
 
     def _write_head(self, pencil: Pencil, frame: int) -> None:
         left, right = self._span(1 + frame)
-        first, *others = self._moment(int(self._recording.steps[frame]))
-        draw_text(pencil, (left, self._margin + 0.6 * self._font), first, size=round(1.15 * self._font))
-        at, text = (left, self._margin + 2.1 * self._font), " · ".join(others)
-        draw_text(pencil, at, text, size=self._small, color=FAINT, width=right - left)
+        title, below = self._heads[frame]
+        at, size = (left, self._margin + 0.6 * self._font), self._title
+        draw_text(pencil, at, title, size=size, width=right - left)
+        at = left, self._margin + 2.1 * self._font
+        draw_text(pencil, at, below, size=self._small, color=FAINT, width=right - left)
 
-    def _moment(self, step: int) -> list[str]:
-        """The epoch, where it is known, the step, and the loss."""
-        epoch, loss = self._recording.curves.get("epoch"), loss_plot(self._recording)
-        number = epoch.at(step) if epoch is not None else math.nan
-        words = [f"epoch {number:.4g}"] if math.isfinite(number) else []
-        words.append(f"step {step}")
-        if loss is not None and step >= loss.lines[0].curve.steps[0]:
-            words.append(f"{loss.lines[0].name} {loss.lines[0].latest(step)[0]}")
-        return words if step else [*words, "before training"]
+    def _headings(self) -> list[tuple[str, str]]:
+        """Of each frame two lines, written alike for all: as much as fits above the narrowest tile."""
+        moments = [_moment(self._recording, step) for step in self._recording.steps.tolist()]
+        named = [epoch for epoch, _, _ in moments if epoch]
+        shared = len(set(named)) < len(named)
+        left, right = self._span(0)
+        choices = [[_heading(moment, shared, form) for moment in moments] for form in range(_FORMS)]
+        wide = [max(self._wide_of(heading) for heading in headings) for headings in choices]
+        return choices[next((n for n, width in enumerate(wide) if width <= right - left), -1)]
+
+    def _wide_of(self, heading: tuple[str, str]) -> float:
+        return max(text_width(heading[0], self._title), text_width(heading[1], self._small))
 
     def _write_name(self, pencil: Pencil, row: int) -> None:
         (left, right), y = self._span(0), self._corner(0, row)[1] + self._high + 0.95 * self._font

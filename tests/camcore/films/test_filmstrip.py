@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from camcore.errors import InputError
-from camcore.films.filmstrip import _moments, filmstrip, save_filmstrip
+from camcore.films.filmstrip import _moments, _Strip, filmstrip, save_filmstrip
 from camcore.films.montage import enlarged
 from camcore.films.theme import BAD, GOOD, GRID
 from camcore.recording import Curve
@@ -95,6 +95,40 @@ class TestPictures:
         save_filmstrip(tmp_path / "strip.png", drifting(), picture=1, epochs=[1, 3])
         with Image.open(tmp_path / "strip.png") as image:
             np.testing.assert_array_equal(np.asarray(image), filmstrip(drifting(), picture=1, epochs=[1, 3]))
+
+
+class TestHeadings:
+    def heads(self, curves: dict[str, Curve], *, tile: int = 220, frames: int = 3) -> list[tuple[str, str]]:
+        return _Strip(drifting(frames=frames, curves=curves), tile)._heads
+
+    def test_each_frame_of_its_own_epoch(self) -> None:
+        loss = Curve(np.array([0, 10, 20]), np.array([1.61, 3.64, 0.5]))
+        curves = {"validation_loss": loss} | epochs_of([0, 1, 2], [0, 10, 20])
+        assert self.heads(curves) == [
+            ("before training", "validation loss 1.61"),
+            ("epoch 1", "step 10 · validation loss 3.64"),
+            ("epoch 2", "step 20 · validation loss 0.50"),
+        ]
+
+    def test_frames_that_share_an_epoch_are_told_apart_by_their_steps(self) -> None:
+        curves = epochs_of([1, 1], [15, 40])
+        heads = self.heads(curves, frames=4)
+        assert [title for title, _ in heads] == [
+            "before training",
+            "epoch 0 · step 10",
+            "epoch 1 · step 20",
+            "epoch 1 · step 30",
+        ]
+
+    def test_without_epochs_the_step(self) -> None:
+        assert [title for title, _ in self.heads({})] == ["before training", "step 10", "step 20"]
+
+    def test_every_heading_fits(self) -> None:
+        loss = Curve(np.arange(1, 40), np.ones(39))
+        for curves in ({"validation_loss": loss}, {"validation_loss": loss} | epochs_of([1], [15])):
+            strip = _Strip(drifting(frames=4, curves=curves), 110)
+            left, right = strip._span(1)
+            assert max(strip._wide_of(heading) for heading in strip._heads) <= right - left
 
 
 def epochs_of(values: list[float], steps: list[int]) -> dict[str, Curve]:
