@@ -54,7 +54,9 @@ class Line:
     smooth : Curve or None
         Drawn instead of the curve, which then stands faintly behind.
     level : float or None
-        A dashed line: where the curve would be by chance.
+        A dashed line: where the curve would be by chance. It has an entry in the legend of its own.
+    level_name : str
+        What that entry says.
     marks : bool
         Put a red tick at each step whose value is not finite.
     """
@@ -65,6 +67,7 @@ class Line:
     text: Callable[[float], str]
     smooth: Curve | None = None
     level: float | None = None
+    level_name: str = "by chance"
     marks: bool = False
 
     @property
@@ -86,11 +89,12 @@ class Line:
 
 
 class Plot(NamedTuple):
-    """What a chart shows: at least one line, the axis of the values, and the first and the last step."""
+    """What a chart shows: at least one line, the axis of the values, the first and the last step, and their unit."""
 
     lines: Sequence[Line]
     axis: Axis
     steps: tuple[int, int]
+    unit: str = "steps"
 
 
 class Chart:
@@ -108,11 +112,15 @@ class Chart:
     """
 
     def __init__(self, plot: Plot, size: tuple[int, int], *, font: int = 12) -> None:
-        lines, axis, steps = plot
+        lines, axis, steps, self._unit = plot
         self._lines, self._axis, self.size, self._font = lines, axis, size, font
         self._small = max(8, round(0.85 * font))
-        self._places = _legend_places(lines, size[0], font)
-        labels = max(text_width(label, self._small) for _, label in axis.ticks)
+        self._levels = list({line.level: line for line in reversed(lines) if line.known_level}.values())
+        names = [line.name for line in lines] + [line.level_name for line in self._levels]
+        self._places = _legend_places(names, size[0], font)
+        # The same room whatever stands there: charts side by side have the same ticks.
+        texts = [label for _, label in axis.ticks] + ["100 %", self._unit]
+        labels = max(text_width(text, self._small) for text in texts)
         self._left, self._right = 1.2 * font, size[0] - labels - 1.7 * font
         self._top, self._bottom = self._places[-1][1] + 1.7 * font, size[1] - 2.2 * font
         room = int((self._bottom - self._top) / (1.7 * font))
@@ -151,16 +159,18 @@ class Chart:
         for value, _ in self._ticks:
             y = self._y(value) * FINE
             pencil.line((self._left * FINE, y, self._right * FINE, y), GRID, max(1, round(0.8 * unit)))
-        for line, (x, y) in zip(self._lines, self._places, strict=True):
+        for line, (x, y) in zip(self._lines, self._places, strict=False):
             draw_dot(pencil, (x * FINE + 4 * unit, y * FINE), 4 * unit, line.color)
-            if line.known_level:
-                self._dash(pencil, line.level or 0, blend(line.color, PANEL, 0.6))
+        for line, (x, y) in zip(self._levels, self._places[len(self._lines) :], strict=True):
+            color = blend(line.color, PANEL, 0.6)
+            self._dash(pencil, (self._left, self._right), float(self._y(line.level or 0)), color)
+            self._dash(pencil, (x - 0.35 * self._font, x + 0.8 * self._font), y, color)
         return image
 
-    def _dash(self, pencil: Pencil, level: float, color: Color) -> None:
-        y, dash = self._y(level) * FINE, 0.4 * self._font * FINE
-        for x in np.arange(self._left * FINE, self._right * FINE - dash, 2 * dash).tolist():
-            pencil.line((x, y, x + dash, y), color, max(1, round(self._font * FINE / 10)))
+    def _dash(self, pencil: Pencil, span: tuple[float, float], y: float, color: Color) -> None:
+        dash = 0.4 * self._font * FINE
+        for x in np.arange(span[0] * FINE, span[1] * FINE - 0.99 * dash, 2 * dash).tolist():
+            pencil.line((x, y * FINE, x + dash, y * FINE), color, max(1, round(self._font * FINE / 10)))
 
     def _x(self, steps: NDArray[Any] | float) -> Real:
         return self._left + (self._right - self._left) * self._steps.place(steps)
@@ -219,29 +229,29 @@ class Chart:
             at = self._right + 0.6 * self._font, float(self._y(value))
             draw_text(pencil, at, label, size=self._small, color=FAINT)
         for value, label in self._steps.ticks:
-            x = max(float(self._x(value)), self._left + text_width(label, self._small) / 2)
+            half = text_width(label, self._small) / 2
+            x = min(max(float(self._x(value)), self._left + half), self._right - half)
             draw_text(pencil, (x, self._bottom + 1.1 * self._font), label, size=self._small, color=FAINT, anchor="mm")
-
-        for level, line in {line.level: line for line in self._lines if line.known_level}.items():
-            at, color = (self._right, float(self._y(level or 0)) - 2), blend(line.color, PANEL, 0.75)
-            draw_text(pencil, at, "by chance", size=self._small, color=color, anchor="rb")
+        at = self._right + 0.6 * self._font, self._bottom + 1.1 * self._font
+        draw_text(pencil, at, self._unit, size=self._small, color=FAINT)
 
     def _draw_legend(self, pencil: Pencil, until: int) -> None:
         font = self._font
-        for line, (x, y) in zip(self._lines, self._places, strict=True):
-            text, good = line.latest(until)
+        entries = [(line.name, *line.latest(until)) for line in self._lines]
+        entries += [(line.level_name, line.text(line.level or 0), True) for line in self._levels]
+        for (name, text, good), (x, y) in zip(entries, self._places, strict=True):
             most = self.size[0] - x - 2.4 * font - _value_width(font)
-            draw_text(pencil, (x + 1.1 * font, y), line.name, size=font, color=FAINT, width=most)
-            after = x + 1.55 * font + min(most, text_width(line.name, font))
+            draw_text(pencil, (x + 1.1 * font, y), name, size=font, color=FAINT, width=most)
+            after = x + 1.55 * font + min(most, text_width(name, font))
             draw_text(pencil, (after, y), text, size=font, color=TEXT if good else BAD)
 
 
-def _legend_places(lines: Sequence[Line], width: int, font: int) -> list[tuple[float, float]]:
+def _legend_places(names: Sequence[str], width: int, font: int) -> list[tuple[float, float]]:
     """Where each entry begins: as many side by side as there is room for, with room for the widest value."""
     places: list[tuple[float, float]] = []
     x, y = 1.2 * font, 1.6 * font
-    for line in lines:
-        wide = 1.55 * font + text_width(line.name, font) + _value_width(font)
+    for name in names:
+        wide = 1.55 * font + text_width(name, font) + _value_width(font)
         if places and x + wide > width - 0.8 * font:
             x, y = 1.2 * font, y + 1.6 * font
         places.append((x, y))

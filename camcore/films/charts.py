@@ -27,7 +27,7 @@ _ROUNDING = 1e-6
 _VALIDATION = re.compile(r"val|eval|test|dev", re.IGNORECASE)
 _INSIDE = ("energy_inside", "peaks_inside")
 _SPELLED = {
-    "energy_inside": "energy on the object",
+    "energy_inside": "heat on the object",
     "peaks_inside": "peaks on the object",
     "drift_final": "from the final maps",
     "drift_previous": "from the frame before",
@@ -82,7 +82,15 @@ def shares_plot(
     curves = share_curves(recording, names, trends=trends)
     chance = chance_inside(recording.masks) if recording.masks is not None else math.nan
     lines = [
-        Line(_spoken(name), curve, color, share_text, smooth=_steady(curve), level=chance if name in _INSIDE else None)
+        Line(
+            _spoken(name),
+            curve,
+            color,
+            share_text,
+            smooth=_steady(curve),
+            level=chance if name in _INSIDE else None,
+            level_name="heat by chance",
+        )
         for (name, curve), color in zip(curves.items(), cycle(SHARES), strict=False)
     ]
     return Plot(lines, share_axis(), _span(recording)) if lines else None

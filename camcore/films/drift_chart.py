@@ -35,7 +35,7 @@ def drift_chart(recording: Recording, *, width: int = 1200, trends: Mapping[str,
     Returns
     -------
     (height, width, 3) uint8 ndarray
-        On the left how far the maps moved; on the right, if there are masks, energy and peaks on the object, with what
+        On the left how far the maps moved; on the right, if there are masks, heat and peaks on the object, with what
         they would be by chance.
 
     Raises

@@ -113,25 +113,35 @@ class Film(Sequence[RGB]):
         from PIL import ImageDraw
 
         pencil, bar = ImageDraw.Draw(image), self._margin + round(1.35 * self._font)
-        at = self._draw_count(pencil, self._margin, "step", str(step), str(self._total))
+        at = self._draw_count(pencil, self._margin, "step", str(step))
         if self._total:
-            at = self._draw_count(pencil, at - 0.9 * self._font, "of", str(self._total), str(self._total))
+            self._draw_count(pencil, at, "of", str(self._total))
+        # Where it stands at the last step.
+        at = self._after(self._margin, "step", str(self._total))
+        at = self._after(at, "of", str(self._total)) + 0.9 * self._font
         epoch = self._epoch.at(step) if self._epoch is not None else math.nan
         if math.isfinite(epoch):
-            self._draw_count(pencil, at, "epoch", f"{epoch:.4g}", "")
+            self._draw_count(pencil, at, "epoch", f"{epoch:.4g}")
         length, thick = image.width - 2 * self._margin - 1, max(1, self._px(2))
         done = round(length * min(step / max(self._total, 1), 1))
         pencil.rectangle((self._margin, bar, self._margin + length, bar + thick), GRID)
         pencil.rectangle((self._margin, bar, self._margin + done, bar + thick), FAINT)
 
-    def _draw_count(self, pencil: Pencil, left: float, word: str, number: str, widest: str) -> float:
-        """A word and a number after it that ends where the widest one would; gives where the next may begin."""
-        size, y = round(1.2 * self._font), self._margin + 0.4 * self._font
-        start = left + text_width(word, size) + 0.4 * self._font
-        end = start + max(text_width(number, size), text_width(widest, size))
+    def _draw_count(self, pencil: Pencil, left: float, word: str, number: str) -> float:
+        """A word and a number after it; gives where the next word may begin."""
+        size, y = self._header, self._margin + 0.4 * self._font
         draw_text(pencil, (left, y), word, size=size, color=FAINT)
-        draw_text(pencil, (end, y), number, size=size, anchor="rm")
-        return end + 1.3 * self._font
+        draw_text(pencil, (left + text_width(word, size) + 0.4 * self._font, y), number, size=size)
+        return self._after(left, word, number)
+
+    def _after(self, left: float, word: str, number: str) -> float:
+        """Where the next word may begin: the same for all numbers of so many digits."""
+        widest = max(text_width(digit, self._header) for digit in "0123456789") * len(number)
+        return left + text_width(word, self._header) + widest + 0.8 * self._font
+
+    @property
+    def _header(self) -> int:
+        return round(1.2 * self._font)
 
 
 def frames_of(recording: Recording, **options: Any) -> Film:

@@ -11,7 +11,7 @@ from drifting import drifting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from camcore.films.axes import linear_axis
+from camcore.films.axes import linear_axis, share_axis
 from camcore.films.chart import Chart, Line, Plot
 from camcore.films.charts import loss_plot, share_text, shares_plot
 from camcore.films.theme import BAD, LOSSES, PANEL, SHARES, TEXT
@@ -137,6 +137,26 @@ class TestChart:
             for line in lines
         ]
         assert amounts[0] == amounts[1] < amounts[2]
+
+    def test_chance_is_named_in_the_legend_once_and_not_beside_the_curve(self) -> None:
+        lines = [
+            Line(name, curve([0.9]), color, share_text, level=0.3, level_name="heat by chance")
+            for name, color in (("a", (255, 0, 0)), ("b", (0, 255, 0)))
+        ]
+        charts = [Chart(Plot(some, share_axis(), (0, 10)), SIZE) for some in (lines[:1], lines)]
+        assert [len(chart._places) for chart in charts] == [2, 3]
+        level = round(float(charts[1]._y(0.3)))
+        near = charts[1].draw()[level - 12 : level - 2, 60 : int(charts[1]._right)]
+        assert (near == PANEL).all()
+
+    def test_charts_side_by_side_have_the_same_steps_and_say_what_they_are(self) -> None:
+        line = Line("x", curve([0.5, 1.0], every=500), (255, 0, 0), str)
+        pictures = [Chart(Plot([line], axis, (0, 1000)), SIZE).draw() for axis in (linear_axis(0, 1), share_axis())]
+        below = int(Chart(Plot([line], share_axis(), (0, 1000)), SIZE)._bottom) + 8
+        np.testing.assert_array_equal(pictures[0][below:], pictures[1][below:])
+        epochs = Chart(Plot([line], share_axis(), (0, 1000), "epochs"), SIZE).draw()
+        assert not np.array_equal(epochs[below:, -60:], pictures[1][below:, -60:])
+        assert (epochs[below:, -60:] != PANEL).any()
 
     def test_many_and_long_names_stay_inside(self) -> None:
         lines = [Line(f"the share of something {n} " * 3, curve([0.5]), SHARES[n], share_text) for n in range(4)]

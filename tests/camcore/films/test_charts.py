@@ -106,6 +106,7 @@ class TestShareCurves:
         plot = shares_plot(drifting(), ["accuracy", "energy_inside"])
         assert plot is not None
         assert [line.level for line in plot.lines] == [None, 0.5]
+        assert (plot.lines[1].name, plot.lines[1].level_name) == ("heat on the object", "heat by chance")
 
 
 def test_share_text() -> None:

@@ -104,6 +104,16 @@ def test_an_epoch_is_shown_where_it_is_known() -> None:
     assert not np.array_equal(known[1][head], unknown[1][head])
 
 
+def test_the_number_follows_its_word_and_the_epoch_stays_where_it_is() -> None:
+    film = frames_of(drifting(frames=12, every=10, curves={"epoch": Curve(np.array([0]), np.ones(1))}))
+    heads = [film[n][: film._margin + film._font, :400].astype(int) for n in (0, 5, 11)]
+    gaps = [np.diff(np.nonzero((head > 80).any(axis=(0, 2)))[0]) for head in heads]
+    words = [[round(float(gap)) for gap in some if gap > 4] for some in gaps]
+    assert [row[0] for row in words] == pytest.approx([words[0][0]] * 3, abs=2)  # between "step" and its number
+    epoch = np.s_[:, film._margin + 150 : 400]
+    np.testing.assert_array_equal(heads[0][epoch], heads[2][epoch])
+
+
 def test_the_title() -> None:
     recording = drifting(frames=1)
     named, same, other = (frames_of(recording, title=t)[0] for t in (None, "cam · blocks", "Where it looks"))

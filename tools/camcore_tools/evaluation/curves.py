@@ -43,8 +43,8 @@ def curves_picture(scores: Sequence[Score], history: Sequence[Epoch], *, classes
     image = blank(_WIDTH, head + _HEIGHT + margin)
     pencil = ImageDraw.Draw(image)
     plots = (
-        ("Loss", "cross-entropy, epoch by epoch", Plot(*_losses(scores, history), steps)),
-        ("Accuracy", _best_line(scores), Plot(_shares(scores, classes), share_axis(), steps)),
+        ("Loss", "cross-entropy, epoch by epoch", Plot(*_losses(scores, history), steps, "epochs")),
+        ("Accuracy", _best_line(scores), Plot(_shares(scores, classes), share_axis(), steps, "epochs")),
     )
     for number, (title, text, plot) in enumerate(plots):
         left = margin + number * (each + margin)
