@@ -40,7 +40,11 @@ def test_wrong_arguments_are_status_2(capsys: pytest.CaptureFixture[str]) -> Non
         with pytest.raises(SystemExit) as stop:
             main(words)
         assert stop.value.code == 2
-    assert "invalid choice: 'paint'" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "invalid choice: 'paint'" in told
+    assert "argument --alpha" in told
+    assert "camcore explain --help shows what can be given" in told
+    assert len(told.splitlines()) == 3
 
 
 def test_starting_imports_no_framework() -> None:
