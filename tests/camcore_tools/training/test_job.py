@@ -32,7 +32,7 @@ def test_settings_are_changed_by_their_own_names() -> None:
         ({"every": 0}, "every is 0; expected 1 or more"),
         ({"watch": -2}, "watch is -2; expected 1 or more"),
         ({"head": "gapp"}, "no head is called 'gapp'. Did you mean 'gap' or 'maps'?"),
-        ({"strip": (3, 11)}, "strip is (3, 11); expected epochs, 0 to 10"),
+        ({"strip": (3, 11)}, "strip is 3,11; expected epochs, 0 to 10"),
         ({"method": "recam"}, "maps of method recam are those of a network that is trained with it: give recam too"),
         ({"lr": 0.0}, "lr is 0.0; expected a number above 0"),
     ],

@@ -10,6 +10,7 @@ from camcore_tools.training.report import print_run
 DOCUMENT: dict[str, Any] = {
     "run": "runs/vgg16\x1b[31m",
     "stopped": "stop_ratio",
+    "limit": 2.0,
     "epochs": 12,
     "steps": 3456,
     "seconds": 61.4,
@@ -33,12 +34,18 @@ def test_a_summary(capsys: pytest.CaptureFixture[str]) -> None:
     print_run(DOCUMENT)
     text = capsys.readouterr().out
     assert "17 classes, 1,224 pictures to train on, 136 to validate, 2 left out" in text
-    assert "9 of 12 (stopped: the validation loss left the training loss" in text
+    assert "9 of 12 (stopped: the validation loss rose above 2 x the training" in text
+    assert "training 61 s, 3,456 steps" in text
     assert "95.1%  99.0%  100.0%" in text
     assert "9,000 trained of 14,700,000, on cpu" in text
     assert "model" not in text
     assert "\x1b" not in text
     assert all(len(line) <= 80 for line in text.splitlines()[1:])
+
+
+def test_the_patience_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    print_run(DOCUMENT | {"stopped": "patience", "limit": 3})
+    assert "9 of 12 (stopped: no better epoch for 3 epochs)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("passed", "text"), [(True, "2 of 2 checks passed"), (False, "verification failed")])

@@ -43,3 +43,5 @@ def test_the_best_epoch_has_a_star_and_lines_are_short() -> None:
     training.history.append(replace(first, epoch=2, top1=0.5))
     assert epoch_line(training).startswith("epoch   2/150  loss 12.3456  validation 12.3456  top-1  50.0%")
     assert not epoch_line(training).endswith("*")
+    training.history.append(replace(first, epoch=3, loss=1.25, validation_loss=1.5, recam_loss=0.75))
+    assert "loss 1.2500  recam 0.7500  validation 1.5000" in epoch_line(training)

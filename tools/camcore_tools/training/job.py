@@ -80,7 +80,7 @@ class Job:
             if value is not None and value < least:
                 raise InputError(f"{name} is {value}; expected {least} or more")
         if self.strip is not None and not all(0 <= epoch <= self.settings.epochs for epoch in self.strip):
-            raise InputError(f"strip is {self.strip}; expected epochs, 0 to {self.settings.epochs}")
+            raise InputError(f"strip is {','.join(map(str, self.strip))}; expected epochs, 0 to {self.settings.epochs}")
         if self.method == "recam" and self.settings.recam is None:
             raise InputError("maps of method recam are those of a network that is trained with it: give recam too")
 

@@ -46,6 +46,7 @@ def finish(job: Job, run: RunFolder, training: Training, recorder: CamRecorder) 
     document = {
         "run": str(run.path),
         "stopped": training.stopped,
+        "limit": None if training.stopped == "epochs" else getattr(training.settings, training.stopped or ""),
         "epochs": len(training.history),
         "steps": training.step,
         "seconds": sum(row.seconds for row in training.history),

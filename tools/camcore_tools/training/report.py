@@ -12,8 +12,8 @@ __all__ = ["print_run"]
 
 _STOPS = {
     "epochs": "all were done",
-    "patience": "stopped: no better one for long",
-    "stop_ratio": "stopped: the validation loss left the training loss behind",
+    "patience": "stopped: no better epoch for {} epochs",
+    "stop_ratio": "stopped: the validation loss rose above {:g} x the training loss",
 }
 
 
@@ -37,14 +37,18 @@ def _pictures(document: Mapping[str, Any]) -> str:
     )
 
 
+def _stop(document: Mapping[str, Any]) -> str:
+    return _STOPS[document["stopped"]].format(document.get("limit") or "")
+
+
 def _facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     best, recording, parameters = document["best"], document["recording"], document["parameters"]
     facts = [
         ("weights", f"{parameters['trained']:,} trained of {parameters['all']:,}, on {document['device']}"),
-        ("best epoch", f"{best['epoch']} of {document['epochs']} ({_STOPS[document['stopped']]})"),
+        ("best epoch", f"{best['epoch']} of {document['epochs']} ({_stop(document)})"),
         ("top-1, 3, 5", "  ".join(f"{best[name]:.1%}" for name in ("top1", "top3", "top5"))),
         ("loss", f"{best['validation_loss']:.4f} validation, {best['loss']:.4f} training"),
-        ("time", f"{document['seconds']:.0f} s, {document['steps']:,} steps"),
+        ("time", f"training {document['seconds']:.0f} s, {document['steps']:,} steps"),
         ("checkpoint", document["checkpoint"]),
         (
             "recording",

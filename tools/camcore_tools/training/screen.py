@@ -56,7 +56,8 @@ def epoch_line(training: Training) -> str:
     row = training.history[-1]
     star = " *" if training.best == row else ""
     total = training.settings.epochs
+    second = "" if row.recam_loss is None else f"recam {row.recam_loss:.4f}  "
     return (
-        f"epoch {row.epoch:>{len(str(total))}}/{total}  loss {row.loss:.4f}  validation {row.validation_loss:.4f}  "
-        f"top-1 {row.top1:6.1%}  {row.seconds:.1f} s{star}"
+        f"epoch {row.epoch:>{len(str(total))}}/{total}  loss {row.loss:.4f}  {second}validation "
+        f"{row.validation_loss:.4f}  top-1 {row.top1:6.1%}  {row.seconds:.1f} s{star}"
     )
