@@ -214,6 +214,7 @@ def test_a_failed_verification_is_status_1(
     [
         (["nowhere"], "nowhere: no such folder"),
         ([], "no pictures were given; expected DATA"),
+        (["--resume"], "there is no run in run; expected the folder of one with -o, or DATA to begin one there"),
         (["DATA", "--arch", "resnet19"], "no network is called 'resnet19'. Did you mean"),
         (["DATA", "--arch", "resnet18", "--cut", "layer9", "--weights", "random"], "layer9"),
         (["DATA", "--weights", "absent.safetensors"], "absent.safetensors: no such file"),
@@ -221,7 +222,7 @@ def test_a_failed_verification_is_status_1(
         (["DATA", "--lr", "0"], "lr is 0.0; expected a number above 0"),
         (["DATA", "--masks", "nowhere"], "nowhere: no such folder; expected masks in it"),
         (["DATA", "--method", "jett"], "jett"),
-        (["DATA", "--strip", "5,50"], "strip is (5, 50); expected epochs, 0 to 2"),
+        (["DATA", "--strip", "5,50"], "strip is 5,50; expected epochs, 0 to 2"),
         (["DATA", "--grid", "learningrate=1,2"], "train has no option 'learningrate'"),
     ],
 )
@@ -264,7 +265,7 @@ class TestGrid:
         assert train("-o", runs, "--resume") == 0  # the grid of the last time
         assert (runs / "lr=1e-2" / "last.safetensors").stat().st_mtime_ns == stamp
 
-    def test_methods(self, data: str, tmp_path: Path) -> None:
+    def test_methods(self, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         words = ("--no-export", "--epochs", "1", "--every", "9")
         assert (
             train(data, "-o", tmp_path / "runs", *QUICK, *words, "--recam", "self", "--grid", "method=cam,recam") == 0
@@ -272,6 +273,7 @@ class TestGrid:
         plain, recam = (open_run(tmp_path / "runs" / f"method={name}") for name in ("cam", "recam"))
         assert (plain.job.settings.recam, recam.job.settings.recam) == (None, "self")
         assert (plain.recording().method, recam.recording().method) == ("cam", "recam")
+        assert "note: --method recam trains with ReCAM's second loss, here --recam self" in capsys.readouterr().err
 
 
 class TestUses:
@@ -316,6 +318,16 @@ class TestUses:
         (checkpoint,) = open_run(tmp_path / "run").checkpoints
         assert checkpoint.path.stat().st_size < 50_000
         assert "recam_loss" in (tmp_path / "run" / "metrics.csv").read_text()
+
+
+def test_help_fits_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        train("--help")
+    text = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert all(name in text for name in (*PRODUCTS, "split.json", "trunk.safetensors", "last.safetensors"))
+    assert "recam trains with ReCAM's second loss" in " ".join(text.split())
 
 
 def test_packages_are_looked_for_before_anything_else(

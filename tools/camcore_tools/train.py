@@ -1,11 +1,18 @@
 """Train a classifier on a folder of class folders, record where it looks
 meanwhile, export the best one and verify it.
 
-The run folder has config.json, metrics.csv (losses and top-1, 3, 5 an epoch),
-checkpoints/ (safetensors), the recording as timeline.html, training.gif,
-training.webp, filmstrip.png and drift.json, and model.onnx. A run that was
-broken off at any moment goes on with --resume, and ends with the same weights
-as if nothing had happened.
+The run folder has config.json, split.json (the pictures of both sides),
+metrics.csv (losses and top-1, 3, 5 an epoch), checkpoints/ (safetensors),
+trunk.safetensors (with --freeze: what is not learned), last.safetensors (to go
+on with), recording/ and recording.npz (the maps of all frames), shown by
+timeline.html, training.gif, training.webp, filmstrip.png, drift.png and
+drift.json, then model.onnx and summary.json.
+
+A run that was broken off at any moment goes on with --resume, and ends with
+the same weights as if nothing had happened. It keeps its options; only DATA,
+--keep, --export, --masks, --device and --threads may be others. A run that is
+done gets no more epochs: start a new one with the same options and
+--weights RUN/checkpoints/epoch-0012.safetensors.
 
 examples:
   fine-tune on few pictures, with the maps of every step in a film:
@@ -54,7 +61,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the run in that folder, if there is one",
+        help="go on with the run in that folder, if there is one; not for more epochs, see above",
     )
     parser.add_argument(
         "--grid",
@@ -105,7 +112,11 @@ def _job(given: Mapping[str, Any], folder: Path, *, resume: bool) -> Job:
     run = RunFolder(folder)
     if not resume:
         run.refuse_if_used()
-    return open_run(folder).job.changed(given) if (folder / run.CONFIG).exists() else job_from(given)
+    if (folder / run.CONFIG).exists():
+        return open_run(folder).job.changed(given)
+    if resume and "data" not in given:
+        raise InputError(f"there is no run in {folder}; expected the folder of one with -o, or DATA to begin one there")
+    return job_from(given)
 
 
 def _trained(job: Job, folder: Path, label: str = "training", pictures: Any = None) -> dict[str, Any]:

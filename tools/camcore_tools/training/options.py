@@ -122,7 +122,10 @@ def _recording(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--masks", metavar="DIR", help="object masks, named as the pictures: how much heat is on them")
     group.add_argument(
-        "--method", metavar="NAME", help="of the maps, see camcore methods (cam where the head allows it, else gradcam)"
+        "--method",
+        metavar="NAME",
+        help="of the maps, see camcore methods; recam trains with ReCAM's second "
+        "loss, as --recam does (cam where the head allows it, else gradcam)",
     )
     group.add_argument("--layer", metavar="NAME", help="of the maps; found where absent")
     group.add_argument("--keep", type=int, metavar="N", help="last checkpoints that stay, besides the best (all)")

@@ -195,6 +195,8 @@ def _tell_other_machine(config: Mapping[str, Any], training: Training) -> None:
 def _begin(job: Job, run: RunFolder, training: Training, command: Sequence[str]) -> None:
     """What is known before the first step; the configuration last, for it says that the rest is there."""
     run.need_room(_room(job, run, training))
+    if job.method == "recam":
+        note(f"note: --method recam trains with ReCAM's second loss, here --recam {job.settings.recam}")
     split = training.split
     if split.left_out:
         run.write_json(run.LEFT_OUT, [{"file": path, "reason": reason} for path, reason in split.left_out])
