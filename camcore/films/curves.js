@@ -138,7 +138,7 @@ class Chart {
     if (this.plan.chance === null) return;
     const y = this.y(this.plan.chance);
     this.svg.append(shape("line", { class: "chance", x1: this.left, x2: this.right, y1: y, y2: y }));
-    this.svg.append(shape("text", { x: this.right, y: y - 4, "text-anchor": "end" }, "by chance"));
+    this.svg.append(shape("text", { x: this.right, y: y - 4, "text-anchor": "end" }, "heat by chance"));
   }
 
   /** An arrow and the value, where the highest or the lowest value of a line lies beyond the axis. */

@@ -4,6 +4,7 @@
 const data = JSON.parse(byId("data").textContent);
 const FRAMES = data.steps.length, PICTURES = data.pictures.length;
 const PER_SECOND = 10, HOLD = 2000;
+const LARGEST = 760; // of a tile, in pixels
 
 function bytes(text) {
   const raw = atob(text), found = new Uint8Array(raw.length);
@@ -113,7 +114,7 @@ class Tile {
     if (!this.chance) return;
     const { right, taken, chance } = verdict(frame, this.number);
     this.figure.classList.toggle("wrong", !right);
-    this.chance.textContent = chance === null ? "–" : chance.toFixed(2);
+    this.chance.textContent = written(chance, true);
     this.bar.style.setProperty("--share", chance ?? 0);
     this.taken.textContent = right ? "" : `✗ ${taken[0]}`;
     this.taken.title = right ? "" : `taken for ${taken[1]}`;
@@ -129,7 +130,7 @@ function verdict(frame, number) {
 
 function said(frame, number) {
   const { right, taken, chance } = verdict(frame, number);
-  const sure = chance === null ? "" : ` ${chance.toFixed(2)}`;
+  const sure = chance === null ? "" : ` ${written(chance, true)}`;
   return `${label(data.pictures[number].class)[1]}${sure}, ${right ? "right" : `wrong: taken for ${taken[1]}`}`;
 }
 
@@ -288,7 +289,7 @@ function fit() {
     if (tile > best.tile) best = { tile, columns };
   }
   if (best.tile < 84) best = { tile: 84, columns: Math.max(1, Math.floor((room.width + gap) / (84 + gap))) };
-  stage.style.setProperty("--tile", `${Math.min(best.tile, 520)}px`);
+  stage.style.setProperty("--tile", `${Math.min(best.tile, LARGEST)}px`);
   stage.style.setProperty("--columns", best.columns);
 }
 
@@ -359,7 +360,7 @@ function follow() {
 
 function start() {
   theme(dark.matches ? "dark" : "light");
-  const story = FRAMES === 1 ? "1 frame" : `${FRAMES} frames of ${data.total.toLocaleString("en")} steps`;
+  const story = FRAMES === 1 ? "1 frame" : `${FRAMES} frames of ${data.total.toLocaleString("en")} ${data.total === 1 ? "step" : "steps"}`;
   byId("about").textContent = `${data.method}${data.layer && ` at ${data.layer}`} · ${story}`;
   byId("colours").append(...Object.keys(tables).map((name) => element("option", { value: name }, name)));
   byId("colours").value = data.cmap;

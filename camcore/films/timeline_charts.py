@@ -23,8 +23,8 @@ _COLUMNS = 250  # each with at most four points of a line
 _SPELLED = {
     "drift_previous": "the previous",
     "drift_final": "the final ones",
-    "energy_inside": "heat",
-    "peaks_inside": "peaks",
+    "energy_inside": "heat on the object",
+    "peaks_inside": "peaks on the object",
 }
 
 
@@ -45,7 +45,7 @@ def charts(recording: Recording, trends: Mapping[str, Curve]) -> list[dict[str, 
     drawn = [
         _chart("Loss", losses, end, axis=_loss_axis(losses)),
         _chart("Accuracy" if all("acc" in n.lower() for n in first) else "Shares", first or _right(recording), end, 1),
-        _chart("On the object", found, end, 3, chance=_chance(recording)),
+        _chart("Heat", found, end, 3, chance=_chance(recording)),
         _chart("Maps differ from", moved, end, 4, axis=_axis(moved)),
         _chart("More shares", more, end, 2, extra=True),
         *(_chart(n, {n: c}, end, 2, axis=_axis({n: c}), extra=True) for n, c in others.items()),

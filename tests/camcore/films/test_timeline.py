@@ -378,6 +378,7 @@ def cases(folder: Path) -> dict[str, Case]:
         "tiles": Case(save("tiles", tiles), "tiles()", "step=0"),
         "evil": Case(save("evil", evil, title="</title><script>fail()</script>"), "seen()", "step=0"),
         "bare": Case(save("bare", recording(1, 1, curves={}, labels=None, layer="")), "seen()"),
+        "once": Case(save("once", recording(2, 3, every=1)), "fitted()", "step=0", (1400, 900)),
         "curves-only": Case(save("curves-only", recording(4, 0)), "seen()", "step=20"),
         "told": Case(plain, "seen()", "step=34&theme=dark&colours=gray&picture=2"),
         "nonsense": Case(plain, "seen()", "step=-1&theme=x&colours=constructor&picture=99&%&step=1e9"),
@@ -434,7 +435,7 @@ class TestInTheBrowser:
         assert loss["legend"] == "loss 1val loss 1.4"
         assert loss["spoken"] == "Loss: loss from 2 to 1; val loss from 2 to 1"
         assert (shares["title"], shares["legend"], shares["main"]) == ("Accuracy", "top5 accuracy 50 %", 1)
-        assert (found["title"], found["main"]) == ("On the object", 2)
+        assert (found["title"], found["main"]) == ("Heat", 2)
         assert (moved["title"], moved["main"]) == ("Maps differ from", 2)
         assert (rate["title"], rate["legend"]) == ("learning rate", "learning rate 1.0e-4")
         assert all(chart["cursor"] for chart in answers["curves"]["found"][:4])
@@ -450,16 +451,16 @@ class TestInTheBrowser:
     def test_tiles(self, answers):
         seen = answers["tiles"]
         assert seen["captions"] == [
-            [[False, "cap0.50"], [False, "cube0.25"], [True, "torch–✗ cap"]],
-            [[True, "cap1.00✗ cards"], [False, "cube0.00"], [False, "torch0.13"]],
+            [[False, "cap50 %"], [False, "cube25 %"], [True, "torch–✗ cap"]],
+            [[True, "cap100 %✗ cards"], [False, "cube0 %"], [False, "torch13 %"]],
         ]
-        assert seen["spoken"] == "picture-0.png: cap 1.00, wrong: taken for cards. Enlarge"
+        assert seen["spoken"] == "picture-0.png: cap 100 %, wrong: taken for cards. Enlarge"
 
     def test_a_finger_shows_the_picture_and_a_mouse_enlarges_it(self, answers):
         seen = answers["tiles"]
         assert seen["bare"] == ["visible", "hidden", "visible"]
         assert seen["again"] == "visible"
-        assert seen["zoomed"] == [True, False, "✓ cube, Rubik's cube 0.00, right", 1]
+        assert seen["zoomed"] == [True, False, "✓ cube, Rubik's cube 0 %, right", 1]
         assert seen["round"] == 0
         assert seen["back"] == [False, True]
 
@@ -472,6 +473,13 @@ class TestInTheBrowser:
         assert seen["heading"] == seen["title"] == "</title><script>fail()</script>"
         assert seen["about"] == f"cam at {EVIL[0]} · 7 frames of 60 steps"
         assert seen["names"] == [*EVIL[:4], "三毛猫  x"]
+
+    def test_few_pictures_of_a_short_training(self, answers):
+        seen = answers["once"]
+        assert seen["about"].endswith("2 frames of 1 step")
+        assert seen["tile"] > 240
+        first, second, third = seen["middles"]
+        assert third == pytest.approx((first + second) / 2, abs=1)  # the last row is centred
 
     def test_next_to_nothing(self, answers):
         seen = answers["bare"]

@@ -80,13 +80,15 @@ def test_trends():
         "peaks_inside": Curve(ends, np.array([np.nan, np.nan])),
     }
     _, found, moved = charts(seen, trends)
-    assert (found["title"], found["chance"], found["share"]) == ("On the object", 0.25, True)
-    assert [(line["name"], line["main"]) for line in found["lines"]] == [("heat", [[0, 10_000], [0.2, 0.8]])]
+    assert (found["title"], found["chance"], found["share"]) == ("Heat", 0.25, True)
+    assert [(line["name"], line["main"]) for line in found["lines"]] == [
+        ("heat on the object", [[0, 10_000], [0.2, 0.8]])
+    ]
     assert [line["name"] for line in moved["lines"]] == ["the previous", "the final ones"]
     assert moved["lines"][0]["main"] == [[10_000], [0.5]]
     assert (moved["chance"], moved["axis"]["low"], moved["axis"]["high"]) == (None, 0.0, 1.5)
     only_one = replace(seen, steps=ends[:1], maps=seen.maps[:1], best=seen.best[:1])
-    assert [chart["title"] for chart in charts(only_one, trends)] == ["Accuracy", "On the object"]
+    assert [chart["title"] for chart in charts(only_one, trends)] == ["Accuracy", "Heat"]
 
 
 def test_long_curves_become_few_points_and_keep_their_extremes():

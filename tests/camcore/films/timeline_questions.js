@@ -94,6 +94,13 @@ const questions = {
     return { found, tip, jumped, left: first.tip.hidden, path, lost: first.legend.textContent };
   },
 
+  async fitted() {
+    await later(50);
+    const boxes = tiles.map((tile) => tile.figure.getBoundingClientRect());
+    const middles = boxes.map((box) => box.left + box.width / 2);
+    return { about: byId("about").textContent, tile: boxes[0].width, middles };
+  },
+
   tiles() {
     const told = {}, panes = () => [byId("montage").hidden, byId("zoom").hidden];
     const read = ({ figure }) => [figure.classList.contains("wrong"), figure.querySelector("figcaption").textContent];

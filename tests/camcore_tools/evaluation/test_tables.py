@@ -64,3 +64,12 @@ def test_all_of_few_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert "more are in" not in out
     assert "lowest of" not in out
     assert "–" in out  # a loss that is no number
+
+
+def test_what_lies_on_the_object_is_called_heat_as_in_the_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"peaks": 1.0, "right_peaks": 1.0, "energy": 0.625, "iou": 0.4, "best_iou": 0.5, "best_threshold": 0.3}
+    found = {"pictures": 3, "threshold": 0.5, "by_chance": 0.25, "methods": {"cam": row}}
+    print_evaluation(document(2, 20) | {"localisation": found})
+    lines = capsys.readouterr().out.splitlines()
+    head = next(n for n, line in enumerate(lines) if "IoU" in line)
+    assert lines[head].index("heat") + len("heat") == lines[head + 1].index("62.5%") + len("62.5%")

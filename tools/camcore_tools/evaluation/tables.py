@@ -102,7 +102,7 @@ def _localisation(document: Mapping[str, Any]) -> str:
         for name, row in found["methods"].items()
     ]
     lines.append(["by chance", *[_percent(found["by_chance"])] * 3, "", ""])
-    head = ["on the object", "peaks", "of right", "energy", f"IoU at {found['threshold']:g}", "best IoU"]
+    head = ["on the object", "peaks", "of right", "heat", f"IoU at {found['threshold']:g}", "best IoU"]
     return f"{table(head, lines)}\n  maps of the true classes of {found['pictures']:,} pictures"
 
 
