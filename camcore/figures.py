@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from camcore import multilabel, render, sheets
 from camcore.errors import InputError
+from camcore.labels import short_name
+from camcore.lettering import drawn_name
 from camcore.multilabel.together import PALETTE, ClassColors, blend, legend
 from camcore.regions import boxes as heat_boxes
 from camcore.regions import pixels_of
@@ -16,7 +18,7 @@ from camcore.regions import pixels_of
 if TYPE_CHECKING:
     from camcore.explanation import Explanation
 
-__all__ = ["STYLES", "overlays", "present_lines", "seen", "sheet", "together", "top_lines"]
+__all__ = ["STYLES", "name_of", "overlays", "present_lines", "seen", "sheet", "together", "top_lines"]
 
 Pixels = NDArray[np.uint8]
 STYLES = ("alpha", "matlab", "red")
@@ -104,11 +106,16 @@ def _drawn(
     return render.overlay(picture, heat, cmap=cmap, alpha=0.5 if alpha is None else alpha)
 
 
+def name_of(out: Explanation, index: int) -> str:
+    """The short name of a class as pictures can show it: ``class 7`` where no font here has its letters."""
+    return drawn_name(short_name(out.label(index)), index)
+
+
 def top_lines(out: Explanation, n: int, top: int = 3) -> list[str]:
     """The best names and probabilities of image ``n``."""
     chances = out.probabilities[n]
     best = np.argsort(-chances, kind="stable")[:top]
-    return sheets.caption_lines([out.label(int(c)) for c in best], chances[best].tolist(), top=top)
+    return sheets.caption_lines([name_of(out, int(c)) for c in best], chances[best].tolist(), top=top)
 
 
 def sheet(out: Explanation, n: int, *, top: int = 3, **style: Any) -> Pixels:
@@ -117,7 +124,7 @@ def sheet(out: Explanation, n: int, *, top: int = 3, **style: Any) -> Pixels:
     tiles, captions = [seen(out, n)], [top_lines(out, n, top)]
     for picture, c in zip(overlays(out, n, **style), out.classes[n].tolist(), strict=True):
         tiles.append(picture)
-        captions.append([*sheets.caption_lines([out.label(c)], [float(chances[c])]), out.method])
+        captions.append([*sheets.caption_lines([name_of(out, c)], [float(chances[c])]), out.method])
     return sheets.grid(tiles, captions, columns=min(len(tiles), 6), tile=300)
 
 
@@ -183,7 +190,7 @@ def present_lines(out: Explanation, n: int, threshold: float) -> list[str]:
 
 def _named(out: Explanation, n: int, classes: list[int]) -> list[str]:
     chances = out.probabilities[n]
-    return [sheets.caption_lines([out.label(c)], [float(chances[c])])[0] for c in classes]
+    return [sheets.caption_lines([name_of(out, c)], [float(chances[c])])[0] for c in classes]
 
 
 def _rest(out: Explanation, n: int, threshold: float, shown: int) -> str:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
-__all__ = ["clean", "is_drawn", "narrowed", "typeset"]
+__all__ = ["SYSTEM_FONTS", "clean", "drawn_name", "is_drawn", "narrowed", "typeset"]
 
 # Pillow's built-in font draws ASCII and little more; what NFKD does not take apart is spelled out here.
 _SPELLED = str.maketrans({"–": "-", "—": "-", "−": "-", "×": "x", "ß": "ss", "ø": "o", "Ø": "O", "æ": "ae", "Æ": "AE"})
-_SYSTEM_FONTS = ("DejaVuSans.ttf", "Arial.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc")
+SYSTEM_FONTS = ("DejaVuSans.ttf", "Arial.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc")
+_TRIED = 16  # pixels; a font has the same letters at every size
 
 
 def clean(text: str) -> str:
@@ -40,7 +41,7 @@ def typeset(captions: list[list[str]], size: int) -> tuple[FreeTypeFont, list[li
 def _system_fonts(size: int) -> Iterator[FreeTypeFont]:
     from PIL import ImageFont
 
-    for name in _SYSTEM_FONTS:
+    for name in SYSTEM_FONTS:
         with suppress(OSError):  # not installed
             yield ImageFont.truetype(name, size)
 
@@ -49,6 +50,18 @@ def is_drawn(text: str, font: FreeTypeFont) -> bool:
     """Whether a font has most of the letters of a text: the others are drawn as empty boxes."""
     letters = {c for c in text if not c.isspace()}
     return 2 * _count_drawn(font, letters) >= len(letters)
+
+
+def drawn_name(name: str, number: int) -> str:
+    """The name of a class, or ``class 7`` where no font here has its letters.
+
+    Examples
+    --------
+    >>> drawn_name("cap", 7), drawn_name("\u200b", 7)
+    ('cap', 'class 7')
+    """
+    font, ((line,),) = typeset([[name]], _TRIED)
+    return name if line and (line.isascii() or is_drawn(line, font)) else f"class {number}"
 
 
 def _count_drawn(font: FreeTypeFont, letters: set[str]) -> int:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from camcore.errors import InputError
 from camcore.labels import short_name
-from camcore.lettering import clean, narrowed, typeset
+from camcore.lettering import clean, is_drawn, narrowed, typeset
 from camcore.render import LUMA, RGB, Color, as_picture, at_least, checked_color
 
 if TYPE_CHECKING:
@@ -229,8 +229,11 @@ class _Sheet:
         draw = ImageDraw.Draw(tile)
         ink = (25, 25, 25) if np.dot(LUMA, self.background) > 127 else (235, 235, 235)
         for number, line in enumerate(lines):
-            text = narrowed(line, self.width, self.font)
-            draw.text((self.width / 2, above + self._text_height(number)), text, ink, self.font, anchor="ma")
+            font, ((line,),) = (
+                (self.font, [[line]]) if is_drawn(line, self.font) else typeset([[line]], round(self.font.size))
+            )
+            text = narrowed(line, self.width, font)
+            draw.text((self.width / 2, above + self._text_height(number)), text, ink, font, anchor="ma")
         return np.asarray(tile)
 
     def _text_height(self, lines: int) -> int:

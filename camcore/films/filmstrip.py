@@ -237,7 +237,7 @@ class _Strip:
 
     def _write_name(self, pencil: Pencil, row: int) -> None:
         (left, right), y = self._span(0), self._corner(0, row)[1] + self._high + 0.95 * self._font
-        name = class_name(self._recording, int(self._recording.classes[row]), self._font)
+        name = class_name(self._recording, int(self._recording.classes[row]))
         draw_text(pencil, (left, y), name, size=self._font, width=right - left)
 
     def _write_caption(self, pencil: Pencil, frame: int, row: int, color: Color) -> None:
@@ -248,7 +248,7 @@ class _Strip:
             room -= text_width(share_text(chance), self._font) + 0.4 * self._font
         best = int(self._recording.best[frame, row])
         if best != self._recording.classes[row]:
-            name = class_name(self._recording, best, self._small)
+            name = class_name(self._recording, best)
             text = f"taken for {name}"
             text = text if text_width(text, self._small) <= room else name
             draw_text(pencil, (left, y), text, size=self._small, color=FAINT, width=room)

@@ -157,7 +157,7 @@ class Montage:
         room = self.layout.width - 2 * self._border - text_width("100 %", self._font) - 0.3 * self._font
         for n, label in enumerate(self._recording.classes.tolist()):
             if room >= 2.5 * self._font:
-                name = class_name(self._recording, label, self._font)
+                name = class_name(self._recording, label)
                 draw_text(pencil, self._caption(n)[0], name, size=self._font, color=FAINT, width=room)
         return image
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camcore.labels import short_name
-from camcore.lettering import is_drawn, narrowed, typeset
+from camcore.lettering import drawn_name, narrowed, typeset
 from camcore.recording.recording import Recording
 
 if TYPE_CHECKING:
@@ -81,11 +81,12 @@ def font_of(text: str, size: int) -> tuple[FreeTypeFont, str]:
     return font, lines[0][0]
 
 
-def class_name(recording: Recording, index: int, size: int) -> str:
+def class_name(recording: Recording, index: int) -> str:
     """The name of a class, or its number where no font here has the letters."""
-    name = short_name(recording.label(index))
-    font, clean = font_of(name, size)
-    return name if clean and is_drawn(clean, font) else f"class {index}"
+    return _drawn_name(short_name(recording.label(index)), index)
+
+
+_drawn_name = lru_cache(maxsize=512)(drawn_name)
 
 
 def text_width(text: str, size: int) -> float:

@@ -153,3 +153,10 @@ class TestTogether:
     def test_options_out_of_range(self, options: dict[str, Any], text: str) -> None:
         with pytest.raises(InputError, match=text):
             figures.together(scored(0.9, 0.9, 0.1, 0.1, 0.1), 0, **options)
+
+
+def test_names_that_no_font_has_are_numbers_on_sheets() -> None:
+    names = ("\U00013000\U00013001", *NAMES[1:])
+    known, unknown = (replace(explanation(images=1), class_names=n) for n in (None, names))
+    assert figures.name_of(unknown, 0) == "class 0" == figures.name_of(known, 0)
+    assert not any("\U00013000" in line for line in figures.top_lines(unknown, 0, 9))

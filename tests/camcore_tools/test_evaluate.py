@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from camcore_tools.cli import main
+from camcore_tools.evaluation.session import _note_undrawn
 from camcore_tools.training.runs import open_run
 from PIL import Image
 from tiny_training import CLASSES, write_folder
@@ -240,3 +241,12 @@ def test_a_folder_that_cannot_be_written_to_is_told_first(
     (tmp_path / "file").write_text("")
     assert evaluate(run, "-o", tmp_path / "file") == 2
     assert "is a file; give a folder with -o" in capsys.readouterr().err
+
+
+def test_names_that_pictures_cannot_show_are_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    _note_undrawn(["cap", *["\U00013000" * n for n in range(2, 9)]])
+    told = capsys.readouterr().err
+    assert "\U00013000\U00013000, " in told
+    assert " and 2 more, so pictures show the numbers of these classes; install a font" in told
+    _note_undrawn(["cap", "cube, Rubik's cube"])
+    assert capsys.readouterr().err == ""

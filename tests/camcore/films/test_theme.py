@@ -7,19 +7,19 @@ import pytest
 from drifting import drifting
 from PIL import ImageDraw
 
-from camcore.films import theme
+from camcore import lettering
 from camcore.films.theme import blank, blend, class_name, draw_line, draw_text, text_width
 
 
 def test_the_name_of_a_class_is_its_first_synonym() -> None:
-    assert class_name(drifting(labels=("tench, Tinca tinca", "b")), 0, 12) == "tench"
-    assert class_name(drifting(labels=None), 2, 12) == "class 2"
+    assert class_name(drifting(labels=("tench, Tinca tinca", "b")), 0) == "tench"
+    assert class_name(drifting(labels=None), 2) == "class 2"
 
 
 def test_a_name_that_cannot_be_drawn_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(theme, "is_drawn", lambda text, font: text.isascii())
+    monkeypatch.setattr(lettering, "is_drawn", lambda text, font: text.isascii())
     recording = drifting(labels=("\U00013000\U00013001", "b", "\u200b"))  # hieroglyphs; nothing that is seen
-    assert [class_name(recording, n, 12) for n in range(3)] == ["class 0", "b", "class 2"]
+    assert [class_name(recording, n) for n in range(3)] == ["class 0", "b", "class 2"]
 
 
 def test_blend() -> None:

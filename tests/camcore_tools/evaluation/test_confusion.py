@@ -50,3 +50,10 @@ def test_names_of_any_script_and_length_leave_the_matrix_its_room() -> None:
 
 def test_a_class_without_pictures_is_an_empty_row() -> None:
     assert SHARES[0] not in shades(confusion_picture(np.zeros((2, 2), np.int64), ["a", "b"]))
+
+
+def test_a_name_that_no_font_has_is_a_number() -> None:
+    unknown, numbered = ["\U00013000\U00013001", "b"], ["class 0", "b"]
+    np.testing.assert_array_equal(
+        *(confusion_picture(np.eye(2, dtype=np.int64), names) for names in (unknown, numbered))
+    )

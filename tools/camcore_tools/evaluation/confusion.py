@@ -24,7 +24,7 @@ from camcore.films.theme import (
     text_width,
 )
 from camcore.labels import short_name
-from camcore.lettering import narrowed
+from camcore.lettering import drawn_name, narrowed
 from camcore.render import LUMA
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def confusion_picture(confusion: NDArray[np.integer[Any]], classes: Sequence[str
     confusion : (K, K) integer ndarray
         Rows are true classes.
     classes : sequence of str
-        Their names.
+        Their names; one that no font here can draw is replaced by its number.
 
     Returns
     -------
@@ -56,7 +56,7 @@ def confusion_picture(confusion: NDArray[np.integer[Any]], classes: Sequence[str
         the row. Right answers are blue, wrong ones orange. Where there is room the numbers stand in the cells; the
         names are left out of more than 120 classes.
     """
-    return np.asarray(_Matrix.of(confusion, [short_name(name) for name in classes]).draw())
+    return np.asarray(_Matrix.of(confusion, [drawn_name(short_name(name), n) for n, name in enumerate(classes)]).draw())
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ from camcore.engine import Explainer
 from camcore.errors import InputError, MethodNotPossible
 from camcore.explanation import Explanation
 from camcore.files import save_picture, write_atomically
+from camcore.lettering import SYSTEM_FONTS, drawn_name
 from camcore.pictures import Picture, load_picture
 from camcore.results import check_writable
 from camcore_tools.console import Progress, note, safe
@@ -42,6 +43,7 @@ from camcore_tools.training.runs import Run, open_run
 __all__ = ["evaluate"]
 
 Masks = NDArray[np.bool_]
+_NAMED = 5  # classes in a note
 
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
@@ -59,6 +61,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     if masks is not None:
         work.localise(*masks)
     work.draw_confusion()
+    _note_undrawn(run.classes)
     if not args.no_others:  # last: they take the longest, and whatever is wrong has been told by then
         work.measure([c for c in run.checkpoints if c != chosen])
     work.draw_curves()
@@ -98,6 +101,18 @@ def _masks(args: argparse.Namespace, run: Run, pictures: Pictures) -> tuple[Mask
             raise
         note(f"note: the masks of the run cannot be used: {error}")
         return None
+
+
+def _note_undrawn(classes: Sequence[str]) -> None:
+    """Say which names the pictures cannot show, and what would help."""
+    names = [safe(name) for n, name in enumerate(classes) if safe(name).strip() and drawn_name(name, n) != name]
+    if names:
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        fonts = ", ".join(name.rpartition(".")[0] for name in SYSTEM_FONTS)
+        note(
+            f"note: no font here has the letters of {', '.join(names[:_NAMED])}{more}, so pictures show the numbers of "
+            f"these classes; install a font that has them, one of {fonts}"
+        )
 
 
 @dataclass

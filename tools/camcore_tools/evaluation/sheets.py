@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from camcore import figures
 from camcore.explanation import Explanation
 from camcore.files import save_picture
-from camcore.labels import short_name
 from camcore.lettering import narrowed, typeset
 from camcore.sheets import compact_grid, grid, strip
 
@@ -81,9 +80,9 @@ def _block(
     """One row a method, and its name in front."""
     first = next(iter(outs.values()))
     numbers = chosen.tolist()
-    rows = [([figures.seen(first, n) for n in numbers], [short_name(first.label(truth[n])) for n in numbers])]
+    rows = [([figures.seen(first, n) for n in numbers], [figures.name_of(first, truth[n]) for n in numbers])]
     for out in outs.values():
-        found = [short_name(out.label(int(out.classes[n, 0]))) for n in numbers]
+        found = [figures.name_of(out, int(out.classes[n, 0])) for n in numbers]
         rows.append(([figures.overlays(out, n, **style)[0] for n in numbers], found))
     strips = [strip(pictures, captions, tile=_NARROW, font=_FONT) for pictures, captions in rows]
     named = _written(["true class", *outs], [row.shape[0] for row in strips])
@@ -105,7 +104,7 @@ def _written(names: Sequence[str], heights: Sequence[int]) -> Pixels:
 
 
 def _truth(out: Explanation, truth: int) -> str:
-    return f"true: {short_name(out.label(truth))}"
+    return f"true: {figures.name_of(out, truth)}"
 
 
 def _columns(count: int) -> int:
