@@ -77,10 +77,11 @@ def test_val_is_told(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     data.rename(both / "train")
     (both / "val").mkdir()
     shutil.copytree(both / "train" / "dog", both / "val" / "dog")
+    (both / "masks" / "train").mkdir(parents=True)
     assert main(["augment", str(both), "-o", str(tmp_path / "out"), "--times", "2"]) == 0
-    assert capsys.readouterr().out.endswith(
-        f"7 pictures in {tmp_path}/out, of which 1 to validate with, as they were\n"
-    )
+    told = capsys.readouterr()
+    assert told.out.endswith(f"7 pictures in {tmp_path}/out, of which 1 to validate with, as they were\n")
+    assert told.err == f"note: {both}/masks is left out: only pictures in train are augmented, masks of them are not\n"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 it, turned, shifted and mirrored at random.
 
 DATA is a folder with a folder for each class, or one with such folders in train
-and val; pictures in val stay as they are. A copy of cap/7.jpg is cap/7~1.jpg;
+and val; pictures in val stay as they are. Other folders beside these, such as
+masks, are left out. A copy of cap/7.jpg is cap/7~1.jpg;
 camcore train keeps a picture and its copies on one side of its split. What
 comes in over an edge is the picture mirrored at that edge.
 

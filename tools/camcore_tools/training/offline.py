@@ -23,7 +23,7 @@ from camcore.errors import InputError
 from camcore.pictures import FORMATS, load_picture
 from camcore_tools.console import Progress
 from camcore_tools.training.augment import Augmentation, augmented
-from camcore_tools.training.layout import PictureFile, Side, find_sides, list_side, portable
+from camcore_tools.training.layout import HELD_OUT, TRAINING, PictureFile, Side, Sides, find_sides, list_side, portable
 from camcore_tools.training.outputs import whole_folder
 
 __all__ = ["Outcome", "augment_folder"]
@@ -85,7 +85,7 @@ def augment_folder(data: Path, out: Path, *, times: int, policy: Augmentation, s
     sides = find_sides(data)
     train = list_side(sides.train, least=1)
     held = [] if sides.validation is None else [list_side(sides.validation, known=train.classes)]
-    outcome = Outcome(train.classes, notes=[*sides.notes])
+    outcome = Outcome(train.classes, notes=[*sides.notes, *_not_augmented(data, sides)])
     for part in (train, *held):
         outcome.notes += part.notes
         outcome.left_out += part.left_out
@@ -97,6 +97,15 @@ def augment_folder(data: Path, out: Path, *, times: int, policy: Augmentation, s
         for part in held:
             outcome.held_out = _copy(part, folder / part.folder.name)
     return outcome
+
+
+def _not_augmented(data: Path, sides: Sides) -> Iterator[str]:
+    """Folders beside train and val, such as masks, which would have to be turned and shifted alike."""
+    if sides.validation is None:  # then all are classes
+        return
+    for path in sorted(data.iterdir()):
+        if path.is_dir() and path.name.lower() not in (*TRAINING, *HELD_OUT) and not path.name.startswith("."):
+            yield f"{path} is left out: only pictures in {sides.train.name} are augmented, masks of them are not"
 
 
 def _refuse_inside(data: Path, out: Path) -> None:
