@@ -79,6 +79,20 @@ def test_a_damaged_mask(tmp_path: Path) -> None:
         load_masks(tmp_path, ["a.jpg"], rule=RULE)
 
 
+def test_photographs_as_masks_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    random = np.random.default_rng(0)
+    saved(tmp_path / "a.png", LEFT * np.uint8(255))
+    saved(tmp_path / "b.jpg", LEFT * np.uint8(255))
+    load_masks(tmp_path, ["a.png", "b.png"], rule=RULE)
+    assert capsys.readouterr().err == ""
+    saved(tmp_path / "c.png", random.integers(0, 256, (20, 30, 3), np.uint8))
+    load_masks(tmp_path, ["a.png", "c.png"], rule=RULE)
+    assert capsys.readouterr().err == (
+        f"note: {tmp_path}/c.png looks like a photograph, not like a mask; expected black where the object is not, and "
+        "any one colour where it is\n"
+    )
+
+
 def test_masks_of_several_sizes_where_sizes_are_kept(tmp_path: Path) -> None:
     saved(tmp_path / "a.png")
     saved(tmp_path / "b.png", LEFT[:5])
