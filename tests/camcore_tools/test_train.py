@@ -64,6 +64,9 @@ def test_from_pictures_to_a_verified_model(finished: tuple[Path, int, str, str])
     folder, status, out, err = finished
     assert status == 0
     assert "3 classes, 15 pictures to train on, 3 to validate" in out
+    assert err.startswith(
+        "3 classes, 15 pictures to train on, 3 to validate\nsmall at 16x16 on cpu, 1 thread\nepoch 1/3"
+    )
     assert f"next: camcore evaluate {folder}" in out
     assert "6 of 6 checks passed" in out
     assert [line.split()[1] for line in err.splitlines() if line.startswith("epoch")] == ["1/3", "2/3", "3/3"]
@@ -147,7 +150,9 @@ def test_a_full_disk_tells_how_to_go_on(
     assert f"go on with: camcore train -o {run} --resume" in told
     monkeypatch.undo()
     assert train("-o", run, "--resume", "--threads", "2") == 0
-    assert "note: threads was 1 when the run began and is 2 now: it rounds otherwise" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "note: threads was 1 when the run began and is 2 now: it rounds otherwise" in told
+    assert "going on after epoch 1 of 2" in told
     assert [c.epoch for c in find_checkpoints(run / "checkpoints")] == [1, 2]
 
 

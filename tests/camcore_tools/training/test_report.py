@@ -43,6 +43,14 @@ def test_a_summary(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(len(line) <= 80 for line in text.splitlines()[1:])
 
 
+@pytest.mark.parametrize(("top1", "hint"), [(0.088, True), (0.09, False)])
+def test_what_hardly_learned_is_told(top1: float, hint: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 17 classes."""
+    print_run(DOCUMENT | {"best": DOCUMENT["best"] | {"top1": top1}})
+    text = "  hardly better than guessing: try more epochs, a lower --lr or more pictures\n"
+    assert (text in capsys.readouterr().out) == hint
+
+
 def test_the_patience_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     print_run(DOCUMENT | {"stopped": "patience", "limit": 3})
     assert "9 of 12 (stopped: no better epoch for 3 epochs)" in capsys.readouterr().out

@@ -10,6 +10,7 @@ from camcore_tools.console import columns, safe
 
 __all__ = ["print_run"]
 
+_CHANCE = 1.5  # times the share of pictures that one who guesses gets right
 _STOPS = {
     "epochs": "all were done",
     "patience": "stopped: no better epoch for {} epochs",
@@ -22,6 +23,8 @@ def print_run(document: Mapping[str, Any]) -> None:
     folder = safe(document["run"])
     print(f"{folder}: {_pictures(document)}")
     print(columns(_facts(document)))
+    if document["best"]["top1"] <= _CHANCE / len(document["classes"]):
+        print("  hardly better than guessing: try more epochs, a lower --lr or more pictures")
     failed = [c for c in (document["model"] or {}).get("checks", ()) if not c["passed"]]
     for check in failed:
         print(f"  [FAILED] {check['name']}: {check['detail']} (difference {check['difference']})")

@@ -90,11 +90,8 @@ def carry_out(
             _check_same(job, run)
             return _document(run)
         training, recorder = _taken_up(job, run, command, pictures)
-        if training.stopped is None:
-            with Progress(
-                len(training.split.train) + len(training.split.validation), "running the frozen trunk"
-            ) as bar:
-                training.prepare(bar.step)
+        _tell_what_comes(job, training)
+        _prepare(job, training)
         with Screen(training, label=label) as screen:
 
             def at_epoch(training: Training) -> None:
@@ -110,6 +107,17 @@ def carry_out(
                 show(job, run, training, recorder)
                 raise
         return finish(job, run, training, recorder)
+
+
+def _tell_what_comes(job: Job, training: Training) -> None:
+    """The first epoch may take long, and the bar is shown on a terminal alone."""
+    split, (height, width) = training.split, training.split.train.pixels([0]).shape[1:3]
+    classes, validation = len(split.train.classes), len(split.validation)
+    note(f"{classes} classes, {len(split.train):,} pictures to train on, {validation:,} to validate")
+    threads = torch.get_num_threads()
+    note(f"{job.arch} at {height}x{width} on {training.device}, {threads} thread{'s' * (threads > 1)}")
+    if training.history and training.stopped is None:
+        note(f"going on after epoch {len(training.history)} of {job.settings.epochs}")
 
 
 def _prepare(job: Job, training: Training) -> None:
