@@ -281,7 +281,7 @@ class TestOtherFolders:
         )
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
         for parent in tmp_path.parents:
-            if parent.stat().st_uid == os.geteuid() and parent.name.startswith("pytest-"):
+            if parent.stat().st_uid == os.geteuid() and parent.name.startswith(("pytest-", "popen-")):
                 parent.chmod(parent.stat().st_mode | 0o055)
         done = subprocess.run(
             [sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True, env=environment

@@ -43,7 +43,7 @@ class Scale(NamedTuple):
 
 
 FULL = Scale({"training": 300, "validation": 40, "gallery": 4}, epochs=16, batch=32)
-QUICK = Scale({"training": 80, "validation": 8, "gallery": 2}, epochs=12, batch=16)
+QUICK = Scale({"training": 80, "validation": 8, "gallery": 2}, epochs=16, batch=16)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -79,7 +79,7 @@ def _opened(folder: str) -> Run:
 
 def _chosen(run: Run, which: str) -> Checkpoint:
     if not run.checkpoints:
-        raise InputError(f"{run.folder} has no checkpoint yet; the training has not finished its first epoch")
+        raise run.no_checkpoint()
     if which == "best":
         return run.best or run.checkpoints[-1]
     if which == "last":
