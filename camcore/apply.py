@@ -149,7 +149,7 @@ def _asked(work: Work, route: Route) -> frozenset[str]:
         return frozenset({"class_maps"}) | (frozenset() if work.checked else {"features", "head"})
     if route.closed:
         return frozenset({"features", "head"})
-    return row.needs & {"features", "head", "second_weight", "gradients", "curvature", "contributions"}
+    return row.needs & {"features", "head", "gradients", "curvature", "contributions"}
 
 
 def _has_short_way(work: Work, route: Route) -> bool:

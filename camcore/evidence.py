@@ -141,8 +141,6 @@ class Evidence:
     contributions : (N, T, C) ndarray or None
         What each channel gives the target of each class, by DeepLIFT: their sum is what the target loses with all of
         the layer set to zero.
-    second_weight : (K, C) ndarray or None
-        Of a second classifier that reads the same features, where the model has one.
     maps : (N, T, *S) ndarray or None
         Of a method, where the backend made them itself.
     """
@@ -155,7 +153,6 @@ class Evidence:
     gradients: Floats | None = None
     curvature: Floats | None = None
     contributions: Floats | None = None
-    second_weight: Floats | None = None
     maps: Floats | None = None
 
     def need_features(self) -> Floats:
@@ -181,6 +178,10 @@ class Backend(Protocol):
     @property
     def device(self) -> str:
         """Where the model runs: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``."""
+
+    @property
+    def second_weight(self) -> Floats | None:
+        """(K, C) of a second classifier, which reads what the head reads; asked for only where ``gives`` names it."""
 
     def tap(self, layer: str | None = None, example: Floats | None = None) -> Tap:
         """The features of ``layer`` (None: those that the head reads) and the head behind them.

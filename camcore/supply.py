@@ -77,7 +77,7 @@ class Supply:
 
     def second_weight(self) -> Floats:
         """(K, C), of a second classifier."""
-        return _asked_for(self.evidence.second_weight)
+        return _asked_for(self.backend.second_weight)
 
     def gradients(self) -> Floats:
         """(N, T, C, *S), or with spatial axes of length one."""

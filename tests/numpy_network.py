@@ -79,10 +79,7 @@ class PooledNetwork:
         scores = self.scores(images)
         chosen = choose_classes(scores, classes, labels)
         taken = [images if layer == "images" else self.features(images) for layer in layers]
-        return [
-            Evidence(scores, chosen, a, self.tap(n).head, second_weight=self.second_weight)
-            for a, n in zip(taken, layers, strict=True)
-        ]
+        return [Evidence(scores, chosen, a, self.tap(n).head) for a, n in zip(taken, layers, strict=True)]
 
     def tails(self, images: np.ndarray, layer: str | None = None) -> list[Callable[[np.ndarray], np.ndarray]]:
         def behind(features: np.ndarray) -> np.ndarray:

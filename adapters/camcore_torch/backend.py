@@ -164,18 +164,6 @@ class TorchBackend:
         target: Target | None = None,
     ) -> list[Evidence]:
         """One forward pass; see :class:`camcore.Backend`."""
-        seen = self._observed(images, needs, layers, classes, labels, target)
-        return [replace(e, second_weight=self.second_weight) for e in seen] if "second_weight" in needs else seen
-
-    def _observed(
-        self,
-        images: Floats,
-        needs: frozenset[str],
-        layers: Sequence[str | None],
-        classes: Classes,
-        labels: Sequence[str] | None,
-        target: Target | None,
-    ) -> list[Evidence]:
         study = self._studied(images)
         names = self.labels if labels is None else labels
         values = [study.value_of(layer) for layer in layers]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -126,12 +126,3 @@ def _info(path: str | PathLike[str], metadata: Mapping[str, str] | None) -> dict
     if not isinstance(info, dict):
         raise InputError(f"{path}: was not written by camcore train: it describes itself as {type(info).__name__}")
     return info
-
-
-def load_into(module: Any, tensors: Mapping[str, Tensor], *, origin: object, known: Iterable[str] = ()) -> None:
-    """Put weights into a module; what is neither given nor ``known`` to be there already is an error."""
-    missing, unexpected = module.load_state_dict(dict(tensors), strict=False)
-    lacking = sorted(set(missing) - set(known))
-    if lacking or unexpected:
-        names = ", ".join([*lacking, *unexpected][:3])
-        raise InputError(f"{origin}: the weights are those of another network: {names} lacking or not expected")
