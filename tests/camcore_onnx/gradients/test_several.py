@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 from camcore_onnx import OnnxBackend
 from camcore_onnx.gradients.add import add_tail_gradients
-from camcore_onnx.gradients.several import NotRepeatable, repeat_tail
+from camcore_onnx.gradients.several import NotRepeatable, check_repeats, repeat_tail
 from camcore_onnx.load import load, serialize
 from camcore_onnx.runtime import make_session
 from numpy.typing import NDArray
@@ -89,7 +89,17 @@ def holding(batch: int) -> Any:
     """Its shapes hold its batch."""
     g = Graph()
     early = g.add("Tanh", g.conv(g.image([batch, 3, 8, 8]), 3, 6), to="early")
-    hidden = g.add("MatMul", g.add("Reshape", early, g.ints(batch, 384)), g.const(g.normal(384, 7)))
+    flat = g.add("Reshape", g.add("Reshape", early, g.ints(batch * 384)), g.ints(batch, 384))
+    hidden = g.add("MatMul", flat, g.const(g.normal(384, 7)))
+    g.out(g.add("Gemm", g.add("Tanh", hidden), g.const(g.normal(7, 5)), g.const(g.normal(5)), to="scores"), [batch, 5])
+    return g.model()
+
+
+def stating(batch: int, *lengths: int) -> Any:
+    """Its shapes state its batch, and can do without."""
+    g = Graph()
+    early = g.add("Tanh", g.conv(g.image([batch, 3, 8, 8]), 3, 6), to="early")
+    hidden = g.add("MatMul", g.add("Reshape", early, g.ints(batch, *lengths)), g.const(g.normal(384, 7)))
     g.out(g.add("Gemm", g.add("Tanh", hidden), g.const(g.normal(7, 5)), g.const(g.normal(5)), to="scores"), [batch, 5])
     return g.model()
 
@@ -104,6 +114,8 @@ MODELS: dict[str, Callable[[], Any]] = {
     "opset 11": lambda: skipping(opset=11),
     "fixed batch of 1": lambda: plain(1),
     "fixed batch of 2": lambda: plain(2, (8, 8)),
+    "states 1": lambda: stating(1, 384),
+    "states 2": lambda: stating(2, -1),
     "fixed batch of 5": lambda: plain(5),
 }
 ALONE: dict[str, Callable[[], Any]] = {
@@ -201,9 +213,24 @@ class TestRefusals:
     @pytest.mark.parametrize("classes", ["inputs", "top2"])
     def test_shapes_that_hold_the_batch(self, classes: str) -> None:
         text = (
-            "the network behind the layer does not run with a row for each of several classes, so its shapes hold the "
-            "number of images: "
+            "the network behind the layer does not run with several rows for an image, so its shapes hold the number of "
+            "images: "
         )
         with pytest.raises(NotRepeatable, match=text):
             add_tail_gradients(holding(1), "early", classes=classes)
         assert add_tail_gradients(holding(1), "early", classes="top1").graph.output[-1].name == "gradient"
+
+    @pytest.mark.parametrize("batch", [1, 2])
+    @pytest.mark.parametrize("length", [384, -1])
+    def test_a_batch_that_is_only_stated_is_no_obstacle(self, batch: int, length: int) -> None:
+        loaded = load(stating(batch, length))
+        values = {v.name: v for node in loaded.model.graph for v in node.outputs}
+        before = serialize(loaded.model)
+        check_repeats(loaded, [values["early"]], values["scores"], [{"image": images(batch, 3, 8, 8)}])
+        assert serialize(loaded.model) == before
+
+    def test_a_batch_that_is_held(self) -> None:
+        loaded = load(holding(2))
+        values = {v.name: v for node in loaded.model.graph for v in node.outputs}
+        with pytest.raises(NotRepeatable, match="export it again with a free batch"):
+            check_repeats(loaded, [values["early"]], values["scores"], [{"image": images(2, 3, 8, 8)}])
