@@ -1,7 +1,15 @@
 """Class activation maps of any classifier: in PyTorch, in ONNX Runtime, from one NumPy core."""
 
 from camcore.engine import Explainer
-from camcore.errors import CamError, DeviceError, HeadNotFound, InputError, MethodNotPossible, MissingPackage
+from camcore.errors import (
+    CamError,
+    CrashError,
+    DeviceError,
+    HeadNotFound,
+    InputError,
+    MethodNotPossible,
+    MissingPackage,
+)
 from camcore.evidence import Adapter, Backend, Evidence, InputSpec, Layer, Tap
 from camcore.explanation import Explanation
 from camcore.fuse import fuse
@@ -30,6 +38,7 @@ __all__ = [
     "Backend",
     "Box",
     "CamError",
+    "CrashError",
     "Curve",
     "DeviceError",
     "Evidence",

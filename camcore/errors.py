@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["CamError", "DeviceError", "HeadNotFound", "InputError", "MethodNotPossible", "MissingPackage", "suggest"]
+__all__ = [
+    "CamError",
+    "CrashError",
+    "DeviceError",
+    "HeadNotFound",
+    "InputError",
+    "MethodNotPossible",
+    "MissingPackage",
+    "suggest",
+]
 
 
 class CamError(Exception):
@@ -14,6 +23,10 @@ class CamError(Exception):
 
 class InputError(CamError, ValueError):
     """An image, model, class, layer or option cannot be used as it is."""
+
+
+class CrashError(CamError, RuntimeError):
+    """What ran in a process of its own died, hung or asked for more than it may have."""
 
 
 class MethodNotPossible(CamError):
