@@ -21,7 +21,7 @@ import argparse
 
 from camcore.errors import InputError, MissingPackage
 from camcore_tools.console import print_json
-from camcore_tools.explain import add_look_options, add_map_options
+from camcore_tools.explaining.options import add_look_options, add_map_options
 from camcore_tools.threads import let_threads_rest
 
 SUMMARY = "evaluate a run of camcore train: accuracy, confusion, maps method by method"

@@ -18,7 +18,7 @@ import numpy as np
 
 from camcore.errors import InputError, MethodNotPossible
 from camcore_tools.console import Progress, columns, note, print_json
-from camcore_tools.explain import size
+from camcore_tools.explaining.options import size
 from camcore_tools.sources import open_model, torch_module
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from camcore_tools.evaluation.methods import make_explainers
-from camcore_tools.explain import add_map_options
+from camcore_tools.explaining.options import add_map_options
 from camcore_tools.training.job import Job
 from camcore_tools.training.settings import Settings
 from camcore_torch.recam import ReCam

@@ -31,8 +31,8 @@ from camcore_tools.evaluation.localisation import localise
 from camcore_tools.evaluation.methods import make_explainers
 from camcore_tools.evaluation.scoring import Score, Scorer, score
 from camcore_tools.evaluation.sheets import save_methods, save_sheets
-from camcore_tools.explain import look_of
 from camcore_tools.explainers import leave_out
+from camcore_tools.explaining.options import look_of
 from camcore_tools.training.checkpoints import Checkpoint
 from camcore_tools.training.loop import choose_device
 from camcore_tools.training.masks import load_masks

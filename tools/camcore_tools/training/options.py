@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from camcore.errors import InputError
-from camcore_tools.explain import size
+from camcore_tools.explaining.options import size
 from camcore_tools.training.job import HEADS, Job, recipe
 from camcore_tools.training.settings import OPTIMIZERS, RECAM, RECAM_MASKS, SCHEDULES
 

@@ -1,0 +1,1 @@
+"""What `camcore explain` is made of, and other commands share."""
