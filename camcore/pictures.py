@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,7 +47,7 @@ def load_picture(source: Any, *, max_pixels: int = MAX_PIXELS) -> Picture:
 
     Parameters
     ----------
-    source : path, PIL image or (H, W, 3) or (H, W) uint8 ndarray
+    source : path, bytes of such a file, PIL image or (H, W, 3) or (H, W) uint8 ndarray
     max_pixels : int
         Larger pictures are refused before they are decoded.
 
@@ -62,9 +63,13 @@ def load_picture(source: Any, *, max_pixels: int = MAX_PIXELS) -> Picture:
     if isinstance(source, (str, PathLike)):
         path = Path(fspath(source))
         return Picture(_read(path, max_pixels, _to_rgb), path.stem, str(path))
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return Picture(_decode("the picture", BytesIO(source), max_pixels, _to_rgb), "image")
     if not hasattr(source, "getexif"):
         kind = type(source).__name__
-        raise InputError(f"a picture cannot be of type {kind}; expected a path, a PIL image or a uint8 array")
+        raise InputError(
+            f"a picture cannot be of type {kind}; expected a path, its bytes, a PIL image or a uint8 array"
+        )
     name = getattr(source, "filename", "") or "image"
     try:
         return Picture(_to_rgb(source), Path(name).stem)
@@ -103,14 +108,19 @@ def _from_array(pixels: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _read(path: Path, max_pixels: int, convert: Callable[[Any], _Pixels]) -> _Pixels:
-    from PIL import Image, UnidentifiedImageError
-
     if not path.is_file():
         raise InputError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; expected a picture file")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty (0 bytes); expected a picture")
+    return _decode(path, path, max_pixels, convert)
+
+
+def _decode(path: Path | str, file: Path | BytesIO, max_pixels: int, convert: Callable[[Any], _Pixels]) -> _Pixels:
+    """``path`` is what errors call it."""
+    from PIL import Image, UnidentifiedImageError
+
     try:
-        with _quiet_pillow(), Image.open(path, formats=FORMATS) as image:
+        with _quiet_pillow(), Image.open(file, formats=FORMATS) as image:
             _check_size(path, image.size, max_pixels)
             return convert(image)
     except Image.DecompressionBombError as error:
@@ -139,7 +149,7 @@ def _quiet_pillow() -> Iterator[None]:
         yield
 
 
-def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
+def _check_size(path: Path | str, size: tuple[int, int], max_pixels: int) -> None:
     pixels = size[0] * size[1]
     if pixels > max_pixels:
         raise InputError(

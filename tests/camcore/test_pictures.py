@@ -359,9 +359,27 @@ class TestOtherSources:
         with pytest.raises(InputError, match=r"must be .* uint8, got \(4, 4, 3\) float64"):
             load_picture(np.zeros((4, 4, 3)))
 
-    @pytest.mark.parametrize("source", [None, 5, b"bytes"])
+    @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+    def test_the_bytes_of_a_file(self, kind: Any, tmp_path: Path) -> None:
+        (tmp_path / "same.jpg").write_bytes(jpeg())
+        picture = load_picture(kind(jpeg()))
+        np.testing.assert_array_equal(picture.pixels, load_picture(tmp_path / "same.jpg").pixels)
+        assert (picture.name, picture.path) == ("image", None)
+
+    @pytest.mark.parametrize("data", [b"", b"bytes", jpeg()[:-100]])
+    def test_bytes_of_no_picture(self, data: bytes) -> None:
+        text = "the picture is damaged and cannot be decoded" if len(data) > 9 else "not a picture that can be read"
+        with pytest.raises(InputError, match=f"^the picture: {text}"):
+            load_picture(data)
+
+    def test_bytes_of_a_picture_that_is_too_large(self) -> None:
+        with pytest.raises(InputError, match="^the picture: 18 x 12 = 0 megapixels; the limit is 0"):
+            load_picture(jpeg(), max_pixels=200)
+
+    @pytest.mark.parametrize("source", [None, 5])
     def test_something_else(self, source: Any) -> None:
-        text = f"a picture cannot be of type {type(source).__name__}; expected a path, a PIL image or a uint8 array"
+        kind = type(source).__name__
+        text = f"a picture cannot be of type {kind}; expected a path, its bytes, a PIL image or a uint8 array"
         with pytest.raises(InputError, match=text):
             load_picture(source)
 
