@@ -8,15 +8,17 @@ from camcore_onnx._adapter import adapter
 
 if TYPE_CHECKING:
     from camcore_onnx.backend import OnnxBackend
+    from camcore_onnx.embedding import embed_cam
     from camcore_onnx.exporting import export
     from camcore_onnx.gradients.add import add_tail_gradients
     from camcore_onnx.surgery import expose_features
 
-__all__ = ["OnnxBackend", "adapter", "add_tail_gradients", "export", "expose_features"]
+__all__ = ["OnnxBackend", "adapter", "add_tail_gradients", "embed_cam", "export", "expose_features"]
 
 _HOMES = {
     "OnnxBackend": "backend",
     "add_tail_gradients": "gradients.add",
+    "embed_cam": "embedding",
     "export": "exporting",
     "expose_features": "surgery",
 }

@@ -125,7 +125,8 @@ class OnnxBackend:
 
         Where a class token is read, that is the tokens one attention before, for behind it the patches do not matter.
         """
-        outputs = score_outputs(self.loaded, self._output)
+        own = (self.card.cam or {}).get("name", "")  # of a map inside
+        outputs = [v for v in score_outputs(self.loaded, self._output) if not own or v.name != f"{own}_scores"]
         tries = [find_head(value, self.constants) for value in outputs]
         found = next((f for f in tries if f.head is not None), tries[0])
         if found.head is not None:

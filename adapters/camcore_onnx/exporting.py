@@ -14,14 +14,13 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-import camcore
 from camcore.errors import InputError
 from camcore.evidence import Tap
 from camcore.files import write_atomically
-from camcore.labels import read_labels
-from camcore.preprocess import Preprocess, preprocess
+from camcore.preprocess import Preprocess
 from camcore_onnx import surgery
 from camcore_onnx.backend import OnnxBackend
+from camcore_onnx.cards import card_of
 from camcore_onnx.load import Loaded, load, serialize
 from camcore_onnx.metadata import Card, write_card
 from camcore_onnx.second import add_second_weight
@@ -126,16 +125,7 @@ def export(
         tap.need_head()
     loaded = _at_opset(backend.loaded, opset)
     _check_second(second_weight, tap)
-    card = Card(
-        labels=backend.labels if labels is None else read_labels(labels),
-        preprocess=backend.preprocess if preprocess is None else _rule(preprocess, backend),
-        layer=tap.layer,
-        head=tap.how or None,
-        second_weight=backend.card.second_weight,
-        version=camcore.__version__,
-    )
-    if card.labels is not None and tap.head is not None and len(card.labels) != tap.head.classes:
-        raise InputError(f"{len(card.labels)} class names were given, the model has {tap.head.classes} classes")
+    card = card_of(backend, tap, labels=labels, preprocess=preprocess)
     model = _prepared(loaded, tap.layer, features, card, second_weight)
     data = _one_file(model, loaded)
     write_atomically(target, lambda file: file.write(data))
@@ -171,12 +161,6 @@ def _target(path: str | PathLike[str], overwrite: bool) -> Path:
     if not os.access(target.parent, os.W_OK):
         raise InputError(f"{target.parent}: cannot be written to; choose another folder")
     return target
-
-
-def _rule(rule: str | Preprocess, backend: OnnxBackend) -> Preprocess:
-    found = preprocess(rule)
-    size = backend.input.size
-    return preprocess(found, size=size) if found.size is None and size is not None else found
 
 
 def _at_opset(loaded: Loaded, opset: int | None) -> Loaded:

@@ -23,7 +23,7 @@ _TEXTS = ("version", "layer", "head", "second_weight")
 class Card:
     """``layer`` and ``head`` are for readers; the graph itself is what is believed.
 
-    ``second_weight`` names the tensor with the weight of a second classifier.
+    ``second_weight`` names the tensor with the weight of a second classifier; ``cam`` tells of a map inside the graph.
     """
 
     labels: tuple[str, ...] | None = None
@@ -31,6 +31,7 @@ class Card:
     layer: str | None = None
     head: str | None = None
     second_weight: str | None = None
+    cam: Mapping[str, Any] | None = None
     version: str | None = None
 
 
@@ -41,6 +42,7 @@ def write_card(card: Card) -> dict[str, str]:
         "layer": card.layer,
         "head": card.head,
         "second_weight": card.second_weight,
+        "cam": None if card.cam is None else dict(card.cam),
         "labels": None if card.labels is None else list(card.labels),
         "preprocess": None if card.preprocess is None else card.preprocess.to_json(),
     }
@@ -53,12 +55,13 @@ def read_card(metadata: Mapping[str, str]) -> tuple[Card, list[str]]:
     ``names`` as Ultralytics writes it is understood too.
     """
     complaints: list[str] = []
-    found = {name: _parse(metadata, PREFIX + name, complaints) for name in (*_TEXTS, "labels", "preprocess")}
+    found = {name: _parse(metadata, PREFIX + name, complaints) for name in (*_TEXTS, "labels", "preprocess", "cam")}
     labels = found["labels"] if found["labels"] is not None else _foreign_names(metadata)
     return (
         Card(
             labels=_try(read_labels, labels, complaints) if isinstance(labels, (list, dict)) else None,
             preprocess=_try(Preprocess.from_json, found["preprocess"], complaints),
+            cam=found["cam"] if isinstance(found["cam"], dict) else None,
             **{k: found[k] if isinstance(found[k], str) else None for k in _TEXTS},
         ),
         complaints,

@@ -22,6 +22,8 @@ from camcore_onnx.load import Loaded
 
 __all__ = ["add_tail_gradients", "gradient_model"]
 
+_MOST_CLASSES = 100  # each is a run of the tail
+
 
 def add_tail_gradients(
     model: Any,
@@ -53,8 +55,9 @@ def add_tail_gradients(
     classes : str or int
         ``"input"``: the model gets an int32 input ``cam_class`` (N,), where -1 stands for the best class; ``"inputs"``:
         the same as (N, T), -1 in column t for the class of rank t; ``"top1"``, ``"top5"``: the best ones; a number:
-        that class. The tail is in the graph twice where there are several classes, and runs for each of them.
-        An index that the model does not have is refused by the runtime, or gives gradients of zero.
+        that class; ``"all"``: each of them, in their order. The tail is in the graph twice where there are several
+        classes, and runs for each of them. An index that the model does not have is refused by the runtime, or gives
+        gradients of zero.
     maps : str or Method, optional
         A method, whose map is given instead: gradcam, gradcam++, xgradcam, hirescam, layercam, gradcam-elementwise,
         finercam or shapleycam. Nothing large leaves the runtime then.
@@ -117,7 +120,8 @@ def gradient_model(
         scores=backend.found.logits.name or "",
         layers=tuple(v.name or "" for v in values),
         target=_code(target or (row.target if row is not None else "logit")),
-        classes=_checked(classes, backend.found.logits),
+        classes=_every(backend) if classes == "all" else _checked(classes, backend.found.logits),
+        every=classes == "all",
         method=row,
         layouts=() if row is None else tuple(backend.layout(layer, size) for layer in layers),
         alone=backend.found.scores_are == "independent logit",
@@ -158,14 +162,30 @@ def _code(target: str) -> str:
     return found.code
 
 
+def _every(backend: OnnxBackend) -> str:
+    """All classes, where they are few enough to run the tail for each."""
+    count = _known(backend.found.logits)
+    if count is None or not 1 < count <= _MOST_CLASSES:
+        raise InputError(
+            f"all {count or 'its'} classes at once would run the network behind the layer for each of them; at most "
+            f"{_MOST_CLASSES} are taken. Take the best ones ('top5'), or name one by the input ('input')"
+        )
+    return f"top{count}"
+
+
+def _known(scores: ir.Value) -> int | None:
+    """How many classes there are, where the graph states it."""
+    count = scores.shape[1] if scores.shape is not None and len(scores.shape) > 1 else None
+    return count if isinstance(count, int) else None
+
+
 def _checked(classes: str | int, scores: ir.Value) -> str | int:
     """Of the best classes no more than there are."""
-    known = scores.shape[1] if scores.shape is not None and len(scores.shape) > 1 else None
-    count = known if isinstance(known, int) else None
+    count = _known(scores)
     if isinstance(classes, str) and (classes in ("input", "inputs") or top_count(classes) > 0):
         return f"top{count}" if count is not None and top_count(classes) > count else classes
     if not isinstance(classes, int) or classes < 0:
-        raise InputError(f"classes is {classes!r}; expected 'input', 'inputs', 'top1', 'top5' or a class index")
+        raise InputError(f"classes is {classes!r}; expected 'input', 'inputs', 'all', 'top1', 'top5' or a class index")
     if count is not None and classes >= count:
         raise InputError(f"there is no class {classes}: the model has {count} classes, 0 to {count - 1}")
     return classes

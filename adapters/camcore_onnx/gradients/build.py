@@ -18,7 +18,7 @@ from camcore_onnx.gradients.facts import Facts, Feed, see
 from camcore_onnx.gradients.finish import finish, is_even, places
 from camcore_onnx.gradients.pen import Pen
 from camcore_onnx.gradients.refuse import check_layer, explain_missing
-from camcore_onnx.gradients.seeds import Seeds, best_classes, chosen_classes, slopes
+from camcore_onnx.gradients.seeds import Seeds, best_classes, chosen_classes, every_class, slopes
 from camcore_onnx.gradients.several import Again, check_rows, repeat_tail
 from camcore_onnx.gradients.shortcut import FlatReader, flat_reader
 from camcore_onnx.gradients.sweep import Way, pull_back
@@ -26,7 +26,7 @@ from camcore_onnx.gradients.tensor import Tensor
 from camcore_onnx.load import Loaded, infer_shapes
 from camcore_onnx.unfold import dequantized, unfold
 
-__all__ = ["CLASS", "SLOPES", "Built", "Order", "build"]
+__all__ = ["CLASS", "SLOPES", "Built", "Order", "build", "free_copy", "remove_unread", "score_rows", "spatial"]
 
 CLASS, CLASSES, SLOPES = "cam_class", "cam_classes", "cam_slopes"
 _WHOLE, _FLOAT = ir.DataType.INT64, ir.DataType.FLOAT
@@ -60,6 +60,8 @@ class Order:
         What ends the names of the outputs, one a layer.
     full : bool
         Whether gradients that are the same at all positions are repeated there; else they have spatial axes of one.
+    every : bool
+        Whether the classes are the first ones instead of the best ones; for ``"topK"`` with K > 1.
     """
 
     scores: str = ""
@@ -72,6 +74,7 @@ class Order:
     alone: bool = False
     titles: tuple[str, ...] = ()
     full: bool = False
+    every: bool = False
 
     @property
     def several(self) -> bool:
@@ -137,10 +140,10 @@ def build(loaded: Loaded, order: Order, feeds: Sequence[Feed]) -> Built:
     MethodNotPossible
         If there is no way for a gradient from the scores to a layer.
     """
-    return _Site(replace(loaded, model=_copy(loaded.model)), order, feeds).build()
+    return _Site(replace(loaded, model=free_copy(loaded.model)), order, feeds).build()
 
 
-def _copy(model: ir.Model) -> ir.Model:
+def free_copy(model: ir.Model) -> ir.Model:
     """A copy that constants can be added to: before version 4 of the format each of them must be an input as well."""
     copy = model.clone()
     if copy.ir_version < _FREE_CONSTANTS:
@@ -148,6 +151,17 @@ def _copy(model: ir.Model) -> ir.Model:
         kept = [v for v in copy.graph.inputs if v.name not in copy.graph.initializers]
         copy.graph.inputs[:] = kept
     return copy
+
+
+def remove_unread(graph: ir.Graph, ours: tuple[str, ...]) -> None:
+    """Remove nodes and constants that nothing reads, of names that begin with ``ours``; runtimes would compute them."""
+    for node in reversed(list(graph)):
+        written = (node.name or "").startswith(ours)
+        if written and not any(v.is_graph_output() or v.uses() for v in node.outputs):
+            graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if name.startswith(ours) and not value.uses() and not value.is_graph_input():
+            del graph.initializers[name]
 
 
 @dataclass(eq=False)
@@ -181,7 +195,7 @@ class _Site:
         gradients = self._gradients(way, again, seed, pen)
         for i, layer in enumerate(again.layers):
             self._finish(i, pen, layers[i], layer, gradients[i])
-        self._drop_unread()
+        remove_unread(self.graph, ("grad/", "again/", "curvature/"))
         parts: dict[str, Any] = {kind: tuple(names) for kind, names in self.outputs.items()}
         parts["classes"] = parts.pop("classes", ("",))[0]
         return Built(
@@ -207,17 +221,6 @@ class _Site:
             return None
         return flat_reader(way, layer, pen) if self.order.layouts[i].kind == "first" else None
 
-    def _drop_unread(self) -> None:
-        """Remove what was written and is not read after all; runtimes would compute it."""
-        ours = ("grad/", "again/", "curvature/")
-        for node in reversed(list(self.graph)):
-            written = (node.name or "").startswith(ours)
-            if written and not any(v.is_graph_output() or v.uses() for v in node.outputs):
-                self.graph.remove(node, safe=True)
-        for name, value in list(self.graph.initializers.items()):
-            if name.startswith(ours) and not value.uses():
-                del self.graph.initializers[name]
-
     def _written_out(self) -> tuple[ir.Value, list[ir.Value]]:
         """The scores and the layers, once fused and quantised operators between them are written out."""
         names = self._values()
@@ -241,7 +244,8 @@ class _Site:
         if self.order.target is None:
             return [self._input(SLOPES, _FLOAT, [*rows, "K"])]
         if self.order.top > 1:
-            return [best_classes(self.graph, scores, self.order.top)]
+            choice = every_class if self.order.every else best_classes
+            return [choice(self.graph, scores, self.order.top)]
         return [self._input(CLASS, ir.DataType.INT32, rows)] if self.order.classes in ("input", "inputs") else []
 
     def _check_name(self, name: str) -> None:
@@ -286,12 +290,12 @@ class _Site:
 
     def _seed(self, pen: Pen, scores: ir.Value, rows: ir.Value, given: Sequence[ir.Value]) -> Tensor:
         """The gradient of the scores, shaped like them."""
-        native, wide = pen.read(rows), _rows(pen.read(rows))
+        native, wide = pen.read(rows), score_rows(pen.read(rows))
         if self.order.target is None:
             whole = Tensor(pen, given[0], _FLOAT, (None,) * (2 + self.order.several))
             flat = whole.reshape(-1, wide.shape[1], shape=wide.shape) if self.order.several else whole
             return Tensor(pen, flat.value, _FLOAT, wide.shape).cast(native.dtype).like(native)
-        classes = self._classes(pen, _rows(pen.read(scores)), given)
+        classes = self._classes(pen, score_rows(pen.read(scores)), given)
         self._give("classes", CLASSES, classes)
         flat = classes.reshape(-1, 1, shape=(wide.shape[0], 1)) if self.order.several else classes
         return slopes(Seeds(wide, flat, alone=self.order.alone), self.order.target).like(native)
@@ -326,7 +330,7 @@ class _Site:
             self._by_class(part, pen.read(layer), layout.kind) for part in (gradient, *([] if bend is None else [bend]))
         ]
         maps = finish(method, places(features, layout), *(places(part, layout, lead=2) for part in parts))
-        self._give("maps", f"cam{title}", _spatial(maps, features, layout))
+        self._give("maps", f"cam{title}", spatial(maps, features, layout))
 
     def _by_class(self, gradient: Tensor, layer: Tensor, kind: str = "") -> Tensor:
         """(N, T, *native) of the rows."""
@@ -373,7 +377,7 @@ class _Site:
         self.graph.outputs.append(output)
 
 
-def _rows(scores: Tensor) -> Tensor:
+def score_rows(scores: Tensor) -> Tensor:
     """Scores as (N, K), without axes of length one behind the classes."""
     if scores.rank < 2 or scores.shape[1] is None or any(n != 1 for n in scores.shape[2:]):
         raise MethodNotPossible(
@@ -383,7 +387,7 @@ def _rows(scores: Tensor) -> Tensor:
     return scores.squeeze(*range(2, scores.rank))
 
 
-def _spatial(maps: Tensor, features: Tensor, layout: Layout) -> Tensor:
+def spatial(maps: Tensor, features: Tensor, layout: Layout) -> Tensor:
     """(N, T, P) maps as (N, T, *S)."""
     if layout.kind == "tokens":
         space: list[int | Tensor] = list(layout.grid)

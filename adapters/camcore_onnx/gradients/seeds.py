@@ -13,7 +13,7 @@ from camcore.targets import COUNT, STRENGTH
 from camcore_onnx.gradients.pen import Pen
 from camcore_onnx.gradients.tensor import Tensor
 
-__all__ = ["SLOPES", "Seeds", "best_classes", "chosen_classes", "slopes"]
+__all__ = ["SLOPES", "Seeds", "best_classes", "chosen_classes", "every_class", "slopes"]
 
 _WHOLE, _FLOAT, _BOOL = ir.DataType.INT64, ir.DataType.FLOAT, ir.DataType.BOOL
 _COUNT_BY_INPUT = 10  # since this opset TopK reads how many
@@ -178,25 +178,34 @@ def _counted(classes: Tensor) -> Tensor:
 
 def best_classes(graph: ir.Graph, scores: ir.Value, count: int) -> ir.Value:
     """The (N, count) best classes of scores whose shape is not known yet."""
-
-    def append(kind: str, *inputs: ir.Value, outputs: int = 1, **attributes: int) -> ir.Value:
-        values = [ir.Value(name=f"grad/best/{kind}{i or ''}") for i in range(outputs)]
-        wrapped = ir.convenience.convert_attributes(attributes)
-        graph.append(ir.Node("", kind, inputs, wrapped, outputs=values, name=f"grad/best/{kind}"))
-        return values[-1]
-
-    def store(name: str, numbers: list[int]) -> ir.Value:
-        stored = ir.tensor(np.array(numbers, np.int64), name=f"grad/best/{name}")
-        shape = ir.Shape([len(numbers)])
-        value = ir.Value(name=stored.name, const_value=stored, type=ir.TensorType(stored.dtype), shape=shape)
-        graph.register_initializer(value)
-        return value
-
-    single = scores if scores.dtype == ir.DataType.DOUBLE else append("Cast", scores, to=int(_FLOAT))
-    rows = append("Reshape", single, store("rows", [0, -1]))
+    single = scores if scores.dtype == ir.DataType.DOUBLE else _append(graph, "Cast", scores, to=int(_FLOAT))
+    rows = _append(graph, "Reshape", single, _store(graph, "rows", [0, -1]))
     if graph.opset_imports.get("", 0) < _COUNT_BY_INPUT:
-        return append("TopK", rows, outputs=2, axis=1, k=count)
-    return append("TopK", rows, store("count", [count]), outputs=2)
+        return _append(graph, "TopK", rows, outputs=2, axis=1, k=count)
+    return _append(graph, "TopK", rows, _store(graph, "count", [count]), outputs=2)
+
+
+def every_class(graph: ir.Graph, scores: ir.Value, count: int) -> ir.Value:
+    """0, 1, ... for each image, (N, count)."""
+    rows = _append(graph, "Gather", _append(graph, "Shape", scores), _store(graph, "first", [0]), axis=0)
+    lengths = _append(graph, "Concat", rows, _store(graph, "count", [count]), axis=0)
+    return _append(graph, "Expand", _store(graph, "every", list(range(count))), lengths)
+
+
+def _append(graph: ir.Graph, kind: str, *inputs: ir.Value, outputs: int = 1, **attributes: int) -> ir.Value:
+    values = [ir.Value(name=f"grad/best/{kind}{i or ''}") for i in range(outputs)]
+    wrapped = ir.convenience.convert_attributes(attributes)
+    graph.append(ir.Node("", kind, inputs, wrapped, outputs=values, name=f"grad/best/{kind}"))
+    return values[-1]
+
+
+def _store(graph: ir.Graph, name: str, numbers: list[int]) -> ir.Value:
+    stored = ir.tensor(np.array(numbers, np.int64), name=f"grad/best/{name}")
+    value = ir.Value(
+        name=stored.name, const_value=stored, type=ir.TensorType(stored.dtype), shape=ir.Shape([len(numbers)])
+    )
+    graph.register_initializer(value)
+    return value
 
 
 def top(pen: Pen, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:

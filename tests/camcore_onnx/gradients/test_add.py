@@ -225,7 +225,7 @@ class TestClasses:
 
     def test_which_there_may_be(self) -> None:
         for wrong in ("best", -1, 2.5, None, "top0"):
-            text = f"classes is {wrong!r}; expected 'input', 'inputs', 'top1', 'top5' or a class index"
+            text = f"classes is {wrong!r}; expected 'input', 'inputs', 'all', 'top1', 'top5' or a class index"
             with pytest.raises(InputError, match=re.escape(text)):
                 add_tail_gradients(network(), "early", classes=wrong)  # type: ignore[arg-type]
         with pytest.raises(InputError, match="there is no class 5: the model has 5 classes, 0 to 4"):
