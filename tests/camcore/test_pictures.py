@@ -373,7 +373,7 @@ class TestOtherSources:
             load_picture(data)
 
     def test_bytes_of_a_picture_that_is_too_large(self) -> None:
-        with pytest.raises(InputError, match="^the picture: 18 x 12 = 0 megapixels; the limit is 0"):
+        with pytest.raises(InputError, match=r"^the picture: 18 x 12 = 0 megapixels; the limit is 0"):
             load_picture(jpeg(), max_pixels=200)
 
     @pytest.mark.parametrize("source", [None, 5])
