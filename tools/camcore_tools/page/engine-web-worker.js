@@ -1,0 +1,185 @@
+// Where the network runs: pictures in, raw maps and probabilities out.
+
+import { layout, reads, resized, values, weights } from "./resample.js";
+
+let ort = null, session = null, model = null, canvas = null;
+
+onmessage = async ({ data }) => {
+  try {
+    postMessage({ result: data.open ? await open(data.open) : await explain(data) });
+  } catch (error) {
+    postMessage({ error: error.message || String(error) });
+  }
+};
+
+const tell = (text, share) => postMessage({ progress: { text, share } });
+
+// ---- the runtime and the model
+
+async function open({ model: described, runtime, device }) {
+  model = described;
+  const loading = load(model.url, model.bytes);
+  loading.catch(() => {}); // told below
+  let note = "";
+  if (device !== "wasm" && runtime.webgpu) {
+    note = await noWebgpu();
+    if (!note) {
+      try {
+        return await begin(runtime.webgpu, "webgpu", await loading, "");
+      } catch (error) {
+        note = `WebGPU cannot run this model (${firstLine(error)}).`;
+      }
+    }
+  }
+  return begin(runtime.wasm, "wasm", await loading, note);
+}
+
+/** Why WebGPU is not there; empty where it is. */
+async function noWebgpu() {
+  if (!navigator.gpu) return isSecureContext ? "This browser has no WebGPU." : "WebGPU needs https or localhost.";
+  const adapter = await navigator.gpu.requestAdapter({ powerPreference: "high-performance" }).catch(() => null);
+  if (!adapter) return "No WebGPU adapter is at hand.";
+  const half = model.half && !adapter.features.has("shader-f16");
+  return half ? "This GPU does not take 16-bit floats." : "";
+}
+
+async function begin(build, kind, bytes, note) {
+  tell("Starting ONNX Runtime");
+  ort = await import(build.main);
+  ort.env.logLevel = "error";
+  const threads = self.crossOriginIsolated ? Math.max(1, Math.min(4, navigator.hardwareConcurrency >> 1)) : 1;
+  Object.assign(ort.env.wasm, { wasmPaths: { mjs: build.mjs, wasm: build.wasm }, numThreads: threads, proxy: false });
+  const options = { executionProviders: [kind], graphOptimizationLevel: "all", logSeverityLevel: 3 };
+  session = await ort.InferenceSession.create(bytes, options);
+  tell("Warming up");
+  const size = model.preprocess.size ?? [64, 64];
+  const { map, probabilities } = await run(new Float32Array(model.channels * size[0] * size[1]), size, null);
+  if (kind === "webgpu" && ![...map, ...probabilities].every(Number.isFinite)) throw new Error("it gives NaN there");
+  const name = kind === "webgpu" ? "WebGPU" : `WebAssembly, ${threads} thread${threads > 1 ? "s" : ""}`;
+  return { device: name, note };
+}
+
+const firstLine = (error) => String(error.message ?? error).split("\n")[0].slice(0, 160);
+
+/** The bytes of a file, with the share that has come. */
+async function load(address, expected) {
+  const response = await fetch(address);
+  if (!response.ok) throw new Error(`The model cannot be loaded (${response.status} ${response.statusText}): is ${new URL(address).pathname} there?`);
+  const reader = response.body.getReader(), parts = [];
+  let length = 0;
+  for (let { done, value } = await reader.read(); !done; { done, value } = await reader.read()) {
+    parts.push(value);
+    length += value.length;
+    tell("Loading the model", length / expected);
+  }
+  if (length !== expected) throw new Error(`The model has ${length} bytes instead of ${expected}: copy the folder again.`);
+  const bytes = new Uint8Array(length);
+  parts.reduce((at, part) => (bytes.set(part, at), at + part.length), 0);
+  return bytes;
+}
+
+// ---- a picture
+
+async function explain({ picture, classIndex }) {
+  const began = performance.now();
+  const plan = prepare(picture);
+  picture.close();
+  const answer = await run(plan.input, plan.size, classIndex);
+  return { ...answer, view: plan.view, rectifies: model.rectifies, milliseconds: performance.now() - began };
+}
+
+function prepare(picture) {
+  const { width, height } = picture;
+  const plan = layout(height, width, model.preprocess);
+  const [high, across] = plan.size;
+  const fixed = model.preprocess.size;
+  if (fixed && (fixed[0] !== high || fixed[1] !== across)) {
+    throw new Error(`This model takes pictures of exactly ${fixed[1]} x ${fixed[0]} pixels; this one has ${width} x ${height}.`);
+  }
+  const columns = weights(width, plan.wide, plan.left, plan.left + across);
+  const rows = weights(height, plan.tall, plan.top, plan.top + high);
+  const x = reads(columns), y = reads(rows);
+  const { data } = pixels(picture, x.start, y.start, x.length, y.length);
+  const rgb = resized(data, x.length, x.start, y.start, columns, rows);
+  return { ...plan, input: values(rgb, model.channels, model.preprocess) };
+}
+
+/** Some of a picture, which is laid on white. */
+function pixels(picture, x, y, width, height) {
+  canvas ??= new OffscreenCanvas(1, 1);
+  if (canvas.width < width || canvas.height < height) {
+    Object.assign(canvas, { width: Math.max(canvas.width, width), height: Math.max(canvas.height, height) });
+  }
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.fillStyle = "white";
+  context.fillRect(0, 0, width, height);
+  context.drawImage(picture, -x, -y);
+  return context.getImageData(0, 0, width, height);
+}
+
+// ---- a run
+
+async function run(input, [high, across], classIndex) {
+  const shape = [model.batch, model.channels, high, across];
+  const feeds = { [model.input]: tensor(model.type, repeated(input, model.batch), shape) };
+  if (model.classInput) feeds[model.classInput] = new ort.Tensor("int32", new Int32Array(model.classRows).fill(classIndex ?? -1), [model.classRows]);
+  const outputs = await session.run(feeds, [model.scores, model.cam, `${model.cam}_classes`]);
+  const scores = floats(outputs[model.scores], model.classes);
+  const [rows, wide] = outputs[model.cam].dims.slice(-2);
+  const map = floats(outputs[model.cam], rows * wide);
+  const chosen = Number(outputs[`${model.cam}_classes`].data[0]);
+  for (const value of [...Object.values(feeds), ...Object.values(outputs)]) value.dispose();
+  return { map, shape: [rows, wide], classIndex: chosen, probabilities: probabilities(scores, model.scoresAre) };
+}
+
+function repeated(input, times) {
+  if (times === 1) return input;
+  const all = new Float32Array(input.length * times);
+  for (let n = 0; n < times; n++) all.set(input, n * input.length);
+  return all;
+}
+
+function tensor(type, data, shape) {
+  if (type === "float16") return new ort.Tensor(type, globalThis.Float16Array ? Float16Array.from(data) : Uint16Array.from(data, toHalf), shape);
+  if (type === "float64") return new ort.Tensor(type, Float64Array.from(data), shape);
+  if (type === "uint8") return new ort.Tensor(type, Uint8Array.from(data), shape);
+  return new ort.Tensor("float32", data, shape);
+}
+
+/** The first numbers of an output as float32. */
+function floats({ data, type }, count) {
+  const part = data.slice(0, count);
+  return type === "float16" && part instanceof Uint16Array ? Float32Array.from(part, fromHalf) : Float32Array.from(part);
+}
+
+function probabilities(scores, are) {
+  if (are === "probability") return scores;
+  if (are === "log-probability") return scores.map(Math.exp);
+  if (are === "independent logit" || scores.length === 1) return scores.map((s) => 0.5 * (1 + Math.tanh(0.5 * s)));
+  const most = scores.reduce((a, b) => Math.max(a, b), -Infinity);
+  const powers = Float64Array.from(scores, (s) => Math.exp(s - most)), sum = powers.reduce((a, b) => a + b, 0);
+  return Float32Array.from(powers, (p) => p / sum);
+}
+
+// ---- 16-bit floats, where the browser has no array of them
+
+const view = new DataView(new ArrayBuffer(4));
+
+/** The bits of the nearest 16-bit float, halves to even. */
+export function toHalf(value) {
+  view.setFloat32(0, value);
+  const bits = view.getUint32(0), sign = (bits >>> 16) & 0x8000, size = bits & 0x7fffffff;
+  if (size > 0x7f800000) return sign | 0x7e00;
+  if (size >= 0x477ff000) return sign | 0x7c00;
+  if (size < 0x38800000) { // below the smallest normal one
+    const steps = Math.abs(value) * 2 ** 24, low = Math.floor(steps), part = steps - low;
+    return sign | (part < 0.5 || (part === 0.5 && low % 2 === 0) ? low : low + 1);
+  }
+  return sign | ((size - 0x38000000 + 0xfff + ((size >>> 13) & 1)) >>> 13);
+}
+
+function fromHalf(bits) {
+  const sign = bits & 0x8000 ? -1 : 1, power = (bits >> 10) & 31, part = bits & 1023;
+  if (power === 31) return part ? NaN : sign * Infinity;
+  return sign * (power ? 2 ** (power - 15) * (1 + part / 1024) : part * 2 ** -24);
+}
