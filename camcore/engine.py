@@ -175,17 +175,26 @@ class Explainer:
         batch, views = self.prepare(pictures)
         return _Seen(batch, pictures, views)
 
-    def prepare(self, pictures: Sequence[Picture]) -> tuple[Floats, list[View]]:
-        """Preprocess pictures into one (N, C, H, W) batch, and say which part of each it shows."""
+    @property
+    def rule(self) -> Preprocess:
+        """The preprocessing, at the size that the model takes.
+
+        Raises
+        ------
+        InputError
+            Where none is known.
+        """
         if self.preprocess is None:
             raise InputError(
                 "the model does not say how pictures become its input; give preprocess= one of "
                 f"{', '.join(preprocessing.PRESETS)} or a dict with mean and std, or pass a float array (N, C, H, W)"
             )
-        spec = self.backend.input
-        rule = self.preprocess
-        if rule.size is None and spec.size is not None:
-            rule = preprocessing.preprocess(rule, size=spec.size)
+        size = self.preprocess.size or self.backend.input.size
+        return preprocessing.preprocess(self.preprocess, size=size)
+
+    def prepare(self, pictures: Sequence[Picture]) -> tuple[Floats, list[View]]:
+        """Preprocess pictures into one (N, C, H, W) batch, and say which part of each it shows."""
+        rule, spec = self.rule, self.backend.input
         done = [rule(p.pixels, channels=spec.channels or 3) for p in pictures]
         shapes = {image.shape for image, _ in done}
         if len(shapes) > 1:
