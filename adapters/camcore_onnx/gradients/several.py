@@ -70,8 +70,8 @@ def repeat_tail(
 
     Notes
     -----
-    Where the model takes a fixed number of images, a Reshape to that many rows is one to any number in the copy. Whether
-    that was meant, and whether shapes hold the number elsewhere, :func:`check_rows` tells.
+    Where the model takes a fixed number of images, a Reshape to that many rows is one to any number in the copy.
+    Whether that was meant, and whether shapes hold the number elsewhere, :func:`check_rows` tells.
     """
     graph = loaded.model.graph
     first = [v for v in layers if v not in _behind_others(graph, v, layers)]

@@ -204,5 +204,5 @@ class TestRefusals:
             made(g.model(), "aside")
 
     def test_a_kernel_that_is_not_known(self) -> None:
-        with pytest.raises(InputError, match="kernel 'gauss' is not known. Did you mean 'gaussian'"):
+        with pytest.raises(InputError, match=r"kernel 'gauss' is not known. Did you mean 'gaussian'"):
             made(flat(), "early", kernel="gauss")
