@@ -8,6 +8,8 @@
 //          file itself, so that the numbers are those of `camcore explain`. A request that has not been sent when the
 //          next one comes is rejected with an AbortError. One that has is sent again when the socket was lost.
 
+import { layout, reads, resized, weights } from "./resample.js";
+
 const SILENCE = 15_000; // ms; the server says something every 5 s
 const PAUSES = [200, 400, 800, 1500, 3000];
 
@@ -143,13 +145,13 @@ class SocketEngine {
 
   // ---- frames out, explanations back
 
-  async #next() {
+  #next() {
     if (this.#flying || !this.#waiting || !this.#greeted) return;
     const request = this.#waiting;
     [this.#waiting, this.#flying] = [null, request];
     request.header.id = ++this.#count;
     try {
-      request.message = await packed(request, this.info.frame);
+      request.message = packed(request, this.info.frame);
     } catch (error) {
       return this.#end(request, () => request.reject(error));
     }
@@ -169,7 +171,7 @@ class SocketEngine {
     this.#end(request, () => {
       if ("error" in answer) request.reject(new Error(answer.error));
       else if (answer.dropped) request.reject(new DOMException("a newer frame took its place", "AbortError"));
-      else request.resolve(answer);
+      else request.resolve({ ...answer, view: answer.view ?? request.view });
     });
   }
 
@@ -183,10 +185,12 @@ class SocketEngine {
 
 // ---- messages: the length of the header, the header in JSON, padded to 4 bytes, then the pixels or the map
 
-async function packed({ source, picture, header }, rule) {
+function packed(request, rule) {
+  const { source, picture, header } = request;
   if (picture !== null) return message({ ...header, frame: "picture", picture }, new Uint8Array());
-  const { data, width, height } = pixels(source, rule);
-  return message({ ...header, frame: "rgba", width, height }, data);
+  const { rgb, size, view } = fitted(source, rule);
+  request.view = view;
+  return message({ ...header, frame: "rgb", height: size[0], width: size[1] }, rgb);
 }
 
 function message(header, payload) {
@@ -205,36 +209,34 @@ function unpack(buffer) {
   return { ...header, map: new Float32Array(buffer.slice(start)) };
 }
 
-// ---- pixels: what moves is sent at the size to which the server would bring it; what stands still as it is
+// ---- pixels: resized and cropped here as Python would, so that little is sent and the numbers stay the same
 
+const MOVING = 2.1e6, STILL = 16e6; // pixels that are read of one frame at the most
 let canvas = null;
 
-function pixels(source, rule) {
-  const full = [
-    source.videoWidth ?? source.naturalWidth ?? source.displayWidth ?? source.width,
-    source.videoHeight ?? source.naturalHeight ?? source.displayHeight ?? source.height,
-  ];
-  if (!full[0] || !full[1]) throw new Error("there is no picture yet");
-  const moves = source instanceof HTMLVideoElement || (globalThis.VideoFrame && source instanceof VideoFrame);
-  const [width, height] = within(moves ? reduced(full, rule) : full, rule.pixels);
+function fitted(source, rule) {
+  const width = source.videoWidth ?? source.naturalWidth ?? source.displayWidth ?? source.width;
+  const height = source.videoHeight ?? source.naturalHeight ?? source.displayHeight ?? source.height;
+  if (!width || !height) throw new Error("there is no picture yet");
+  const most = source instanceof HTMLVideoElement ? MOVING : STILL;
+  const shrink = Math.ceil(Math.sqrt((width * height) / (rule.resize === "none" ? Math.min(most, rule.pixels) : most)));
+  const [wide, tall] = [width, height].map((length) => Math.max(1, Math.floor(length / shrink)));
+  const plan = layout(tall, wide, rule);
+  const columns = weights(wide, plan.wide, plan.left, plan.left + plan.size[1]);
+  const rows = weights(tall, plan.tall, plan.top, plan.top + plan.size[0]);
+  const x = reads(columns), y = reads(rows);
+  const { data } = read(source, -x.start, -y.start, wide, tall, x.length, y.length);
+  return { rgb: resized(data, x.length, x.start, y.start, columns, rows), size: plan.size, view: plan.view };
+}
+
+function read(source, x, y, wide, tall, width, height) {
   canvas ??= document.createElement("canvas");
-  if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
+  if (canvas.width < width || canvas.height < height) {
+    [canvas.width, canvas.height] = [Math.max(canvas.width, width), Math.max(canvas.height, height)];
+  }
   const context = canvas.getContext("2d", { willReadFrequently: true, colorSpace: "srgb" });
-  context.imageSmoothingQuality = "high";
   context.fillStyle = "white"; // as Python shows what is transparent
   context.fillRect(0, 0, width, height);
-  context.drawImage(source, 0, 0, width, height);
+  context.drawImage(source, x, y, wide, tall);
   return context.getImageData(0, 0, width, height);
-}
-
-function reduced([width, height], { resize, size, crop }) {
-  if (resize === "none") return [width, height];
-  if (resize === "squash") return [Math.min(width, size[1]), Math.min(height, size[0])];
-  const scale = Math.min(1, Math.max(size[0] / crop / height, size[1] / crop / width));
-  return [Math.floor(width * scale + 1e-6), Math.floor(height * scale + 1e-6)];
-}
-
-function within([width, height], most) {
-  const scale = Math.min(1, Math.sqrt(most / (width * height)));
-  return [Math.max(1, Math.floor(width * scale)), Math.max(1, Math.floor(height * scale))];
 }
