@@ -15,7 +15,7 @@ from camcore_onnx.gradients.finish import finish
 from camcore_onnx.gradients.seeds import Seeds, slopes
 from camcore_onnx.gradients.tensor import Tensor
 
-__all__ = ["class_maps", "gradient_maps"]
+__all__ = ["class_maps", "class_rows", "gradient_maps"]
 
 _FLOAT = ir.DataType.FLOAT
 _GATHER_BY_BATCH = 12  # the opset since which GatherND has batch_dims
@@ -53,13 +53,13 @@ def _picked_maps(site: Site, classes: Tensor) -> Tensor:
 
 def gradient_maps(site: Site, head: LinearHead, method: Method, target: Target, *, alone: bool) -> Tensor:
     """(N, T, P) of a method that is made of gradients: ``W_ck / |S|``, the same at every position."""
-    rows = _plain_rows(site, head) if target.plain else _sloped_rows(site, head, target, alone=alone)
+    rows = class_rows(site, head) if target.plain else _sloped_rows(site, head, target, alone=alone)
     gradients = (rows / site.features.count(2)).unsqueeze(3)
     bend = [gradients * 0.0] if "curvature" in method.needs else []
     return finish(method, site.features, gradients, *bend)
 
 
-def _plain_rows(site: Site, head: LinearHead) -> Tensor:
+def class_rows(site: Site, head: LinearHead) -> Tensor:
     """(N or 1, T, C): the rows of the weight."""
     if head.is_identity:
         every = site.pen.constant(np.eye(head.classes, dtype=np.float32)[None])

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from camcore.errors import InputError, MethodNotPossible
 from camcore.head import LinearHead
 from camcore.methods import Method, cam
+from camcore.methods.ablation import recipro_cam
 from camcore.plan import Plan, make_plan
 from camcore.preprocess import Preprocess
 from camcore_onnx.backend import OnnxBackend
@@ -18,10 +19,13 @@ from camcore_onnx.cards import card_of
 from camcore_onnx.embedding.choice import choose, class_input, scores_of
 from camcore_onnx.embedding.closed import class_maps, gradient_maps
 from camcore_onnx.embedding.heatmap import heatmap
+from camcore_onnx.embedding.probes import obstacle_to, write_maps
+from camcore_onnx.embedding.recipro import recipro_maps
 from camcore_onnx.embedding.site import Site, give, image_size, open_site, site_of
 from camcore_onnx.embedding.wanted import Wanted, wanted_classes, wanted_heatmap
 from camcore_onnx.gradients.add import gradient_model
 from camcore_onnx.gradients.build import CLASS, spatial
+from camcore_onnx.gradients.facts import probes
 from camcore_onnx.gradients.finish import can_finish
 from camcore_onnx.gradients.raise_opset import raised
 from camcore_onnx.gradients.tensor import Tensor
@@ -32,8 +36,8 @@ from camcore_onnx.shapes import lengths_of
 __all__ = ["Embedded", "embed", "embed_cam"]
 
 _POSSIBLE = (
-    "take cam, gradcam, gradcam++, xgradcam, hirescam, layercam, gradcam-elementwise, finercam, shapleycam "
-    "or reciprocam"
+    "take cam, gradcam, gradcam++, xgradcam, hirescam, layercam, gradcam-elementwise, finercam, shapleycam, "
+    "reciprocam, fem or activationmap"
 )
 
 
@@ -174,7 +178,16 @@ def _written(backend: OnnxBackend, plan: Plan, wanted: Wanted, size: tuple[int, 
         return site, gradient_maps(site, head, method, plan.sloped, alone=alone)
     if can_finish(method):
         return _differentiated(backend, plan, wanted, size)
-    raise MethodNotPossible(f"the map of {method.name} cannot be made in the graph; {_POSSIBLE}")
+    why = obstacle_to(method, head, plan.target)
+    if not why:
+        site = _site(backend, raised(backend.loaded), wanted, size)
+        second = backend.second_weight if "second_weight" in method.needs else None
+        return site, write_maps(site, method, head, plan.target, second=second)
+    if method.formula is recipro_cam and plan.target.plain:
+        loaded = raised(backend.loaded)
+        site = _site(backend, loaded, wanted, size)
+        return site, recipro_maps(site, probes(loaded, backend.input, size), **method.options)
+    raise MethodNotPossible(f"the map of {method.name} cannot be made in the graph: {why}; {_POSSIBLE}")
 
 
 def _site(backend: OnnxBackend, loaded: Loaded, wanted: Wanted, size: tuple[int, ...] | None) -> Site:

@@ -16,7 +16,7 @@ from camcore_onnx.gradients.several import NotRepeatable, check_repeats, repeat_
 from camcore_onnx.gradients.tensor import Tensor
 from camcore_onnx.tails import reached
 
-__all__ = ["KERNELS", "kept", "recipro_maps", "space_of"]
+__all__ = ["KERNELS", "kept", "kept_sums", "recipro_maps", "space_of"]
 
 KERNELS = {"pixel": (0.0, 1.0), "gaussian": (0.25, 0.5)}  # what lies on a neighbour along an axis, and on itself
 _TITLE = "cam/again"
@@ -88,6 +88,15 @@ def kept(pen: Pen, space: Sequence[int | Tensor], kernel: str) -> Tensor:
         shape = None if None in grown.shape else (math.prod(n or 0 for n in grown.shape[:2]),) * 2
         whole = grown.reshape(*sides, shape=shape or (None, None))
     return whole
+
+
+def kept_sums(site: Site, kernel: str) -> Tensor:
+    """(1, 1, P): how much of the features of a position is not cut off at the border."""
+    first, *others = (_band(site.pen, length, kernel).sum(1, keep=False) for length in space_of(site.native, site))
+    for one in others:
+        grown = first.unsqueeze(1) * one.unsqueeze(0)
+        first = grown.reshape(-1, shape=(None if None in grown.shape else math.prod(n or 0 for n in grown.shape),))
+    return first.unsqueeze(0, 1)
 
 
 def _product(lengths: Sequence[int | Tensor]) -> int | Tensor:
