@@ -17,7 +17,7 @@ __all__ = ["COMMANDS", "main"]
 
 COMMANDS = (
     *("demo", "train", "evaluate", "augment", "pictures"),
-    *("methods", "inspect", "explain", "export", "verify", "bench", "doctor"),
+    *("methods", "inspect", "explain", "export", "verify", "live", "bench", "doctor"),
 )
 
 
