@@ -217,7 +217,7 @@ let canvas = null;
 function fitted(source, rule) {
   const width = source.videoWidth ?? source.naturalWidth ?? source.displayWidth ?? source.width;
   const height = source.videoHeight ?? source.naturalHeight ?? source.displayHeight ?? source.height;
-  if (!width || !height) throw new Error("there is no picture yet");
+  if (!width || !height) throw new DOMException("there is no picture, or no longer", "AbortError");
   const most = source instanceof HTMLVideoElement ? MOVING : STILL;
   const shrink = Math.ceil(Math.sqrt((width * height) / (rule.resize === "none" ? Math.min(most, rule.pixels) : most)));
   const [wide, tall] = [width, height].map((length) => Math.max(1, Math.floor(length / shrink)));
