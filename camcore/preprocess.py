@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from camcore.errors import InputError, suggest
 from camcore.pictures import MAX_PIXELS
 
-__all__ = ["PRESETS", "Preprocess", "View", "preprocess"]
+__all__ = ["PRESETS", "SIZE", "Preprocess", "View", "preprocess"]
 
 Resize = Literal["short", "squash", "none"]
+SIZE = (224, 224)  # where neither the model nor the user says one
 View = tuple[float, float, float, float]  # x0, y0, x1, y1 of the picture's part that the network saw, in its pixels
 
 
@@ -82,7 +83,7 @@ class Preprocess:
         view : tuple of float
             x0, y0, x1, y1 of the part of the picture that they show, in its pixels.
         """
-        return _fit(picture, self.size or (224, 224), self.resize, self.crop, nearest)
+        return _fit(picture, self.size or SIZE, self.resize, self.crop, nearest)
 
     def values(self, picture: NDArray[np.uint8], *, channels: int = 3) -> NDArray[np.float32]:
         """(H, W, 3) uint8 pixels to (channels, H, W) float32 values, without any resizing."""
