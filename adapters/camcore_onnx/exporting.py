@@ -1,10 +1,9 @@
-"""Write a model that shows its features, with all that is needed to explain it, and verify it."""
+"""Write a model that shows its features, or holds its map, with all that is needed to explain it, and verify it."""
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 from pathlib import Path
@@ -16,29 +15,28 @@ from numpy.typing import NDArray
 
 from camcore.errors import InputError
 from camcore.evidence import Tap
-from camcore.files import write_atomically
 from camcore.preprocess import Preprocess
 from camcore_onnx import surgery
 from camcore_onnx.backend import OnnxBackend
 from camcore_onnx.cards import card_of
-from camcore_onnx.load import Loaded, load, serialize
+from camcore_onnx.embedding import embed as embed_map
+from camcore_onnx.embedding.check import check_embedded
+from camcore_onnx.embedding.wanted import Wanted
+from camcore_onnx.float16 import half_error, to_float16
+from camcore_onnx.load import Loaded, load
 from camcore_onnx.metadata import Card, write_card
 from camcore_onnx.second import add_second_weight
 from camcore_onnx.verify import Check, Reference, check_against, check_model, check_second_weight, sample_inputs
+from camcore_onnx.writing import clean, take_in, target_path, write_model
 
 __all__ = ["Report", "export"]
 
-_PRIVATE = (
-    "pkg.torch.onnx.stack_trace",
-    "pkg.torch.onnx.fx_node",
-    "namespace",
-)  # paths and names of the author's machine
-_SAFE_IR = 10
+_SINGLE, _HALF = 1e-4, 1e-2  # how far scores and maps may be from those of PyTorch, or of float32
 
 
 @dataclass
 class Report:
-    """What an export found, wrote and verified."""
+    """What an export found, wrote and verified; ``cam`` tells of the map inside, where there is one."""
 
     path: Path
     layer: str
@@ -49,6 +47,7 @@ class Report:
     size: int
     checks: list[Check] = field(default_factory=list)
     source: str = ""
+    cam: Mapping[str, Any] | None = None
 
     @property
     def passed(self) -> bool:
@@ -71,6 +70,14 @@ def export(
     labels: Any = None,
     preprocess: str | Preprocess | None = None,
     features: str = "features",
+    embed: bool = False,
+    method: str = "auto",
+    classes: str = "top5",
+    heatmap: str | Sequence[int] | None = None,
+    target: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    name: str = "cam",
+    fp16: bool = False,
     opset: int | None = None,
     overwrite: bool = True,
     verify: bool = True,
@@ -78,7 +85,7 @@ def export(
     reference: Reference | None = None,
     batches: Sequence[NDArray[Any]] | None = None,
 ) -> Report:
-    """Add the features behind a model's own outputs, describe it in its metadata, write one file, verify it.
+    """Add the features or the map behind a model's own outputs, describe it in its metadata, write it, verify it.
 
     Parameters
     ----------
@@ -90,7 +97,13 @@ def export(
     labels, preprocess : optional
         Recorded in the file; kept as they are in ``source`` where absent.
     features : str
-        The name of the new output.
+        The name of the new output, where the features are given.
+    embed : bool
+        Give the map instead of the features; see :func:`camcore_onnx.embed_cam` for what follows up to ``name``.
+    method, classes, heatmap, target, options, name
+        What map, of which classes, and what is added beside it.
+    fp16 : bool
+        Convert the model to half precision first; what is embedded is summed in float32 all the same.
     opset : int, optional
         Convert to this opset; as it is where absent.
     overwrite : bool
@@ -115,59 +128,112 @@ def export(
     ------
     HeadNotFound
         If the model has no head that a CAM could be made of, and no ``layer`` is given.
+    MethodNotPossible
+        If the map cannot be made in the graph.
     InputError
         If the source cannot be read or the target cannot be written.
+
+    Notes
+    -----
+    Weights that lie in files of their own become part of the file up to 1 GiB; more are not read, and stay apart.
     """
-    target = _target(path, overwrite)
-    backend = OnnxBackend(source, device="cpu")
-    tap = backend.tap(layer)
-    if layer is None:
-        tap.need_head()
-    loaded = _at_opset(backend.loaded, opset)
+    goal = target_path(path, overwrite=overwrite)
+    given = OnnxBackend(source, device="cpu")
+    loaded = _converted(given.loaded, opset, fp16)
+    backend = given if loaded is given.loaded else OnnxBackend(loaded.model, device="cpu")
+    wanted = Wanted(method, layer, classes, heatmap, name, target, options)  # type: ignore[arg-type]
+    tap = _tap(backend, layer, embed=embed)
     _check_second(second_weight, tap)
-    card = card_of(backend, tap, labels=labels, preprocess=preprocess)
-    model = _prepared(loaded, tap.layer, features, card, second_weight)
-    data = _one_file(model, loaded)
-    write_atomically(target, lambda file: file.write(data))
-    report = Report(
-        path=target,
+    if embed:
+        done = embed_map(backend, wanted, labels=labels, preprocess=preprocess)
+        model, card = done.model, done.card
+    else:
+        card = card_of(backend, tap, labels=labels, preprocess=preprocess)
+        model = surgery.add_outputs(loaded, {features: backend.value(layer)})
+    if second_weight is not None:
+        card = replace(card, second_weight=add_second_weight(model, second_weight))
+    model.metadata_props.update(write_card(card))
+    clean(model)
+    report = _report(model, card, tap, given.loaded.name, goal, write_model(model, loaded, goal))
+    if verify:
+        inputs = list(batches) if batches is not None else sample_inputs(backend.input)
+        plain = backend if fp16 else given
+        report.checks = _verified(report, plain, wanted, inputs, features=wanted.name if embed else features, fp16=fp16)
+        if second_weight is not None and report.passed:
+            report.checks.append(check_second_weight(goal, second_weight))
+        if fp16 and report.passed:
+            report.checks.append(_half_check(given, backend, inputs))
+        if reference is not None and report.passed:
+            report.checks += check_against(
+                goal, reference, inputs, head=_has_head(backend, layer), limit=_limit(backend, fp16)
+            )
+    return report
+
+
+def _tap(backend: OnnxBackend, layer: str | None, *, embed: bool) -> Tap:
+    """The features; where they are given themselves they must be those of a head, or be named."""
+    tap = backend.tap(layer)
+    if layer is None and not embed:
+        tap.need_head()
+    return tap
+
+
+def _verified(
+    report: Report, backend: OnnxBackend, wanted: Wanted, inputs: Sequence[NDArray[Any]], *, features: str, fp16: bool
+) -> list[Check]:
+    """The checks against the model that the file was made of; in half precision, against that in half precision."""
+    kinds: dict[str, Any] = {"head": _has_head(backend, wanted.layer)}
+    if fp16:
+        kinds["limit"] = _HALF
+    checks = check_model(report.path, backend.loaded, features=features, batches=inputs, **kinds)
+    if report.cam is not None and all(check.passed for check in checks):
+        asked: dict[str, Any] = {"layer": wanted.layer, "options": wanted.options}
+        checks += check_embedded(report.path, backend, report.cam, inputs, limit=_limit(backend, fp16), **asked)
+    return checks
+
+
+def _has_head(backend: OnnxBackend, layer: str | None) -> bool:
+    return backend.tap().head is not None if layer is not None else backend.found.head is not None
+
+
+def _limit(backend: OnnxBackend, fp16: bool) -> float:
+    """How far maps may be apart: as far as the coarsest numbers between the image and them allow."""
+    dtype = backend.found.logits.dtype
+    half = fp16 or (dtype is not None and dtype.name in ("FLOAT16", "BFLOAT16"))
+    return _HALF if half else _SINGLE
+
+
+def _half_check(given: OnnxBackend, half: OnnxBackend, inputs: Sequence[NDArray[Any]]) -> Check:
+    """What half precision changes, beside the model in float32."""
+    error = half_error(given.loaded.model, half.loaded.model, inputs[-1])
+    return Check("float16 against float32", error.scores <= _HALF, str(error), error.scores, _HALF)
+
+
+def _report(model: ir.Model, card: Card, tap: Tap, source: str, goal: Path, size: int) -> Report:
+    return Report(
+        path=goal,
         layer=tap.layer,
         head=tap.how,
         outputs=[v.name or "" for v in model.graph.outputs],
         opset=model.opset_imports.get("", 0),
         ir_version=model.ir_version,
-        size=len(data),
-        source=loaded.name,
+        size=size,
+        source=source,
+        cam=card.cam,
     )
-    if verify:
-        inputs = list(batches) if batches is not None else sample_inputs(backend.input)
-        head = layer is None or backend.tap().head is not None
-        report.checks = check_model(target, backend.loaded, features=features, batches=inputs, head=head)
-        if second_weight is not None and report.passed:
-            report.checks.append(check_second_weight(target, second_weight))
-        if reference is not None and report.passed:
-            report.checks += check_against(target, reference, inputs, head=head)
-    return report
 
 
-def _target(path: str | PathLike[str], overwrite: bool) -> Path:
-    target = Path(path)
-    if target.is_dir():
-        raise InputError(f"{target}: is a folder; expected the name of a file, such as {target / 'model.onnx'}")
-    if target.exists() and not overwrite:
-        raise InputError(f"{target}: exists already; choose another name or allow to overwrite it")
-    if not target.parent.is_dir():
-        raise InputError(f"{target.parent}: no such folder; make it first")
-    if not os.access(target.parent, os.W_OK):
-        raise InputError(f"{target.parent}: cannot be written to; choose another folder")
-    return target
+def _converted(loaded: Loaded, opset: int | None, fp16: bool) -> Loaded:
+    """In another opset, in half precision, or as it is."""
+    loaded = _at_opset(loaded, opset)
+    return load(to_float16(loaded.path or loaded.model)) if fp16 else loaded
 
 
 def _at_opset(loaded: Loaded, opset: int | None) -> Loaded:
     if opset is None or loaded.model.opset_imports.get("") == opset:
         return loaded
     model = loaded.model.clone()
-    _take_in(model)
+    take_in(model)
     proto = ir.to_proto(model)
     try:
         converted = onnx.version_converter.convert_version(proto, opset)
@@ -185,38 +251,3 @@ def _check_second(weight: NDArray[Any] | None, tap: Tap) -> None:
             f"the weight of the second classifier has shape {weight.shape}; expected that of the head, "
             f"({head.classes}, {head.channels})"
         )
-
-
-def _prepared(
-    loaded: Loaded, layer: str, features: str, card: Card, second_weight: NDArray[Any] | None = None
-) -> ir.Model:
-    values = {v.name: v for node in loaded.model.graph for v in node.outputs}
-    if layer not in values:  # a converted model has other names: look again
-        found = OnnxBackend(ir.to_proto(loaded.model), device="cpu").tap()
-        layer = found.layer
-    model = surgery.add_outputs(loaded, {features: values[layer]})
-    for node in model.graph:
-        for key in _PRIVATE:
-            node.metadata_props.pop(key, None)
-        node.doc_string = None
-    if second_weight is not None:
-        card = replace(card, second_weight=add_second_weight(model, second_weight))
-    model.metadata_props.update(write_card(card))
-    lowest = onnx.helper.find_min_ir_version_for(
-        [onnx.helper.make_opsetid(d, v) for d, v in model.opset_imports.items() if d in ("", "ai.onnx.ml")], True
-    )
-    model.ir_version = max(min(model.ir_version, _SAFE_IR), lowest)
-    return model
-
-
-def _one_file(model: ir.Model, loaded: Loaded) -> bytes:
-    if loaded.folder is not None:
-        _take_in(model)
-    return serialize(model)
-
-
-def _take_in(model: ir.Model) -> None:
-    """Weights of external files become part of the model."""
-    for value in model.graph.initializers.values():
-        if isinstance(value.const_value, ir.ExternalTensor):
-            value.const_value = ir.Tensor(value.const_value.numpy().copy(), name=value.name)

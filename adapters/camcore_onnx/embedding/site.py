@@ -26,6 +26,7 @@ from camcore_onnx.shapes import lengths_of
 __all__ = ["Site", "give", "image_size", "open_site", "site_of", "weight_of"]
 
 SCOPE = "cam"
+_KINDS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
 
 @dataclass(eq=False)
@@ -167,7 +168,8 @@ def weight_of(site: Site, weight: NDArray[Any]) -> Tensor:
         array = _matrix(value, weight.shape)
         if array is None:
             continue
-        stored = Tensor(site.pen, value, ir.DataType.FLOAT, array.shape)
+        assert value.const_value is not None  # it is an array
+        stored = Tensor(site.pen, value, value.const_value.dtype, array.shape).cast(ir.DataType.FLOAT)
         matrix = stored if array.ndim == 2 else stored.reshape(*array.shape[:2])
         if matrix.shape == weight.shape and np.array_equal(array.reshape(weight.shape), weight):
             return matrix
@@ -177,9 +179,9 @@ def weight_of(site: Site, weight: NDArray[Any]) -> Tensor:
 
 
 def _matrix(value: ir.Value, shape: tuple[int, ...]) -> NDArray[Any] | None:
-    """A stored float32 matrix, or kernel of 1x1, of a shape or the turned one."""
+    """A stored matrix, or kernel of 1x1, of a shape or the turned one."""
     stored = value.const_value
-    if stored is None or value.is_graph_input() or stored.dtype != ir.DataType.FLOAT:
+    if stored is None or value.is_graph_input() or stored.dtype not in _KINDS:
         return None
     lengths = tuple(stored.shape)
     fits = lengths[:2] in (shape, shape[::-1]) and all(n == 1 for n in lengths[2:])
