@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from camcore.engine import Explainer
 from camcore.errors import InputError, MissingPackage
-from camcore_tools.console import columns, note, safe
+from camcore_tools.console import Progress, columns, note, safe
 from camcore_tools.explainers import open_explainers
 from camcore_tools.explaining.options import add_method_options, add_preprocess_options
 from camcore_tools.sources import add_model_options, open_model
@@ -59,7 +59,9 @@ def run(args: argparse.Namespace) -> int:
     source = media.open_source(args.source)
     with running.listen(args.host, args.port) as taken:
         explainer = _explainer(args)
-        model = Model(explainer)
+        with Progress(1, "first picture") as bar:
+            explainer.report = lambda done, total: bar.step(0, f"{done}/{total} runs")
+            model = Model(explainer)
         outside = not running.is_loopback(taken)
         door = guard.Guard(args.host, outside, secrets.token_urlsafe(16) if outside else "")
         index = None if args.classes in (None, "top1") else _class_index(model, args.classes)

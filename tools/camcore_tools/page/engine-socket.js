@@ -134,6 +134,7 @@ class SocketEngine {
 
   #greet(info) {
     const first = this.info === null;
+    if (!first && info.page !== this.info.page) return location.reload(); // another model or source is there now
     this.info = info;
     this.#greeted = true;
     this.#failures = 0;

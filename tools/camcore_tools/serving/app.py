@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from camcore.errors import InputError
 from camcore_tools.page import TYPES, assets, document
-from camcore_tools.serving.clients import CLIENTS, WORKER, close_all, converse
+from camcore_tools.serving.clients import CLIENTS, INFO, WORKER, close_all, converse
 from camcore_tools.serving.explaining import Model, Worker
 from camcore_tools.serving.guard import Guard
 from camcore_tools.serving.media import PictureFolder, Source, Video, shown_picture
@@ -38,9 +38,12 @@ def make_app(
     app = web.Application(client_max_size=1024)
     guard.install(app)
     worker = Worker(model, source.find if isinstance(source, PictureFolder) else _no_pictures)
-    app[WORKER], app[CLIENTS] = worker, set()
     config = {"engine": "socket", "title": title, "classIndex": class_index, "source": source.config()}
-    routes = {**_page(config), "/socket": converse, **_stream(source)}
+    page = document(config).encode()
+    # A page that finds another one here when its connection is back loads itself anew.
+    info = {**model.info, "page": hashlib.sha256(page + repr(model.info).encode()).hexdigest()}
+    app[WORKER], app[CLIENTS], app[INFO] = worker, set(), info
+    routes = {**_files({"": page, **assets("socket")}), "/socket": converse, **_stream(source)}
     for path, handler in routes.items():
         app.router.add_get(guard.prefix + path, handler)
     app.on_shutdown.append(close_all)
@@ -56,9 +59,8 @@ def _no_pictures(name: str) -> Path:
     raise InputError("this server shows no folder; send the pixels of the picture")
 
 
-def _page(config: Mapping[str, Any]) -> dict[str, Handler]:
-    """The document and what lies beside it, read once."""
-    contents = {"": document(config).encode(), **assets("socket")}
+def _files(contents: Mapping[str, bytes]) -> dict[str, Handler]:
+    """The document and what lies beside it."""
     return {f"/{name}": _file(content, TYPES[Path(name).suffix or ".html"]) for name, content in contents.items()}
 
 

@@ -13,9 +13,10 @@ from camcore.errors import CamError, InputError
 from camcore_tools.serving.explaining import Stopped, Worker
 from camcore_tools.serving.messages import MAX_MESSAGE, Request, read_request
 
-__all__ = ["CLIENTS", "WORKER", "close_all", "converse"]
+__all__ = ["CLIENTS", "INFO", "WORKER", "close_all", "converse"]
 
 WORKER: web.AppKey[Worker] = web.AppKey("worker", Worker)
+INFO: web.AppKey[dict[str, Any]] = web.AppKey("info", dict)
 CLIENTS: web.AppKey[set[Any]] = web.AppKey("clients", set)
 _MOST = 16  # pages at a time
 _BEAT = 5.0  # s between signs of life, which the page waits for
@@ -27,8 +28,8 @@ async def converse(request: web.Request) -> web.StreamResponse:
     clients = request.app[CLIENTS]
     if len(clients) >= _MOST:
         raise web.HTTPServiceUnavailable(text=f"{_MOST} pages are open; close one of them")
-    socket = web.WebSocketResponse(heartbeat=3 * _BEAT, max_msg_size=MAX_MESSAGE, compress=False, timeout=1.0)
-    client = _Client(socket, request.app[WORKER])
+    socket = web.WebSocketResponse(heartbeat=3 * _BEAT, max_msg_size=MAX_MESSAGE, compress=False, timeout=0.5)
+    client = _Client(socket, request.app)
     clients.add(client)
     try:
         await socket.prepare(request)
@@ -47,13 +48,13 @@ async def close_all(app: web.Application) -> None:
 class _Client:
     """One page. Holds a frame under way and the newest one behind it, and no more."""
 
-    def __init__(self, socket: web.WebSocketResponse, worker: Worker) -> None:
-        self.socket, self._worker = socket, worker
+    def __init__(self, socket: web.WebSocketResponse, app: web.Application) -> None:
+        self.socket, self._worker, self._info = socket, app[WORKER], app[INFO]
         self._newest: Request | None = None
         self._came = asyncio.Event()
 
     async def run(self) -> None:
-        await self._say(info=self._worker.model.info)
+        await self._say(info=self._info)
         others = [asyncio.create_task(self._answer()), asyncio.create_task(self._beat())]
         try:
             async for message in self.socket:

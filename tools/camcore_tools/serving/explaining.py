@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from camcore.engine import Explainer
 from camcore.errors import CamError, InputError
 from camcore.explanation import Explanation
-from camcore.pictures import Picture, load_picture
+from camcore.pictures import Picture
+from camcore_tools.serving.media import read_picture
 from camcore_tools.serving.messages import MAX_PIXELS, Request, packed
 
 __all__ = ["Model", "Stopped", "Worker"]
@@ -108,7 +109,7 @@ class Model:
         begun = time.perf_counter()
         self.explainer.report = lambda done, total: _go_on(stopped)
         _go_on(stopped)
-        images = [load_picture(find(request.picture))] if request.frame == "picture" else self._values(request)
+        images = [read_picture(find(request.picture))] if request.frame == "picture" else self._values(request)
         out = self.explainer(images, request.class_index)
         header = {"id": request.id, **_described(out, request.top)}
         header["milliseconds"] = round(1e3 * (time.perf_counter() - begun), 2)

@@ -12,7 +12,6 @@ import ipaddress
 import re
 import socket
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -87,8 +86,8 @@ class Guard:
             return "this name is not one of the machine that camcore live runs on; open the address that it printed"
         if not _same_origin(request):
             return "another site asked; only the page of camcore live may"
-        given = request.path.split("/", 2)[1]
-        if self.token and not hmac.compare_digest(given.encode(), self.token.encode()):
+        given = request.path.removeprefix("/").partition("/")[0].encode(errors="replace")
+        if self.token and not hmac.compare_digest(given, self.token.encode()):
             return "the token in the address is missing or old; open the address that camcore live printed"
         return ""
 
@@ -112,7 +111,7 @@ def _is_address(name: str) -> bool:
 def _same_origin(request: web.BaseRequest) -> bool:
     """Whether the page itself asks, or somebody without a page: an address that is typed in, or a program."""
     origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != request.headers["Host"].lower():
+    if origin is not None and origin.lower().partition("://")[2] != request.headers["Host"].lower():
         return False
     site, mode = (request.headers.get(f"Sec-Fetch-{name}", "") for name in ("Site", "Mode"))
     return site in ("", "none", "same-origin") or (mode == "navigate" and request.method == "GET")

@@ -11,9 +11,9 @@ from typing import Any
 from urllib.parse import quote
 
 from camcore.errors import InputError
-from camcore.pictures import SUFFIXES, find_pictures, load_picture
+from camcore.pictures import SUFFIXES, Picture, find_pictures, load_picture
 
-__all__ = ["Camera", "PictureFolder", "Source", "Video", "open_source", "shown_picture"]
+__all__ = ["Camera", "PictureFolder", "Source", "Video", "open_source", "read_picture", "shown_picture"]
 
 # What browsers show as it is, by suffix; anything else becomes a PNG, of which the first image counts.
 _SHOWN = {
@@ -155,6 +155,20 @@ def open_source(text: str) -> Source:
     return Video(path.resolve())
 
 
+def read_picture(path: Path) -> Picture:
+    """A picture of the folder.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read. The text names the file, and not where it lies: it goes to whoever opened the page.
+    """
+    try:
+        return load_picture(path)
+    except InputError as error:
+        raise InputError(str(error).replace(str(path), _text(path.name))) from error
+
+
 def shown_picture(path: Path) -> tuple[bytes | Path, str]:
     """A picture as browsers show it, and its media type: the file, or a PNG made of it.
 
@@ -169,5 +183,5 @@ def shown_picture(path: Path) -> tuple[bytes | Path, str]:
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(load_picture(path).pixels).save(file, "PNG", compress_level=1)
+    Image.fromarray(read_picture(path).pixels).save(file, "PNG", compress_level=1)
     return file.getvalue(), "image/png"

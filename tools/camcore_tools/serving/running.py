@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import webbrowser
 from collections.abc import Callable
@@ -36,6 +37,8 @@ def listen(host: str, port: int) -> socket.socket:
     InputError
         If it cannot be had.
     """
+    if not 0 <= port <= 65535:
+        raise InputError(f"--port {port}: expected 0, which takes a free one, to 65535")
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
             0
@@ -48,10 +51,9 @@ def listen(host: str, port: int) -> socket.socket:
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(address)
         taken.listen(64)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         taken.close()
-        number = error.errno if isinstance(error, OSError) else None
-        advice = _ADVICE.get(number or 0, f"not to be had ({error})")
+        advice = _ADVICE.get(error.errno or 0, f"not to be had ({error})")
         raise InputError(f"port {port} of {host} is {advice}") from error
     return taken
 
@@ -83,8 +85,7 @@ def open_browser(url: str) -> None:
     """Open a page where there is a screen; a browser in the terminal would take it from us."""
     if os.name == "posix" and sys.platform != "darwin" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
         return
-    with suppress(webbrowser.Error):
-        webbrowser.open(url)
+    threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()  # some wait for the browser to end
 
 
 def serve(app: web.Application, taken: socket.socket, begun: Callable[[], None]) -> None:
@@ -114,7 +115,7 @@ async def _serve(app: web.Application, taken: socket.socket, begun: Callable[[],
     await runner.setup()
     try:
         await web.SockSite(runner, taken).start()
-        await asyncio.to_thread(begun)
+        begun()
         await ended.wait()
     finally:
         await runner.cleanup()
