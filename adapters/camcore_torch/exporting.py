@@ -49,8 +49,9 @@ def export(
     features: str = "features",
     overwrite: bool = True,
     verify: bool = True,
+    **embedding: Any,
 ) -> Report:
-    """Export a PyTorch classifier to one ONNX file with its features as an output, and verify it.
+    """Export a PyTorch classifier to one ONNX file with its features or its map as an output, and verify it.
 
     Parameters
     ----------
@@ -67,6 +68,9 @@ def export(
         Free spatial axes too.
     layer, labels, preprocess, features, overwrite, verify
         See :func:`camcore_onnx.export`.
+    **embedding
+        ``embed=True`` for the map instead of the features, with ``method``, ``classes``, ``heatmap``, ``target``,
+        ``options`` and ``name``; and ``fp16``. See there too.
 
     Returns
     -------
@@ -91,6 +95,7 @@ def export(
         second_weight=None if second is None else array(second),
         reference=lambda x: _reference(backend, x),
         batches=[_random(images, n) for n in (1, 5)],
+        **embedding,
     )
 
 

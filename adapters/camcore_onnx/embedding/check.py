@@ -53,9 +53,7 @@ def check_embedded(
         found = dict(zip(names, session.run(names, {spec.name: images.astype(spec.dtype)}), strict=True))
         for name, difference in _differences(found, card, explainer, images):
             worst[name] = max(worst.get(name, 0.0), difference)
-    return [
-        Check(f"{name} inside, against the explainer", d <= limit, card["way"], d, limit) for name, d in worst.items()
-    ]
+    return [Check(f"{name}, graph against explainer", d <= limit, card["way"], d, limit) for name, d in worst.items()]
 
 
 def _differences(

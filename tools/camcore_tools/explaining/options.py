@@ -19,6 +19,7 @@ __all__ = [
     "add_preprocess_options",
     "add_present_options",
     "look_of",
+    "option",
     "size",
 ]
 
@@ -87,7 +88,7 @@ def add_map_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        type=_option,
+        type=option,
         help="as camcore methods NAME lists them; of several methods each takes those that it has",
     )
     parser.add_argument(
@@ -122,7 +123,7 @@ def add_preprocess_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _option(text: str) -> tuple[str, Any]:
+def option(text: str) -> tuple[str, Any]:
     """``samples=10`` as a number, ``variant=official`` as a text, ``centred=true`` as a truth value, ``gamma=none``."""
     name, found, value = text.partition("=")
     if not name or not found:
