@@ -22,6 +22,12 @@ def test_columns_are_aligned_and_wrapped(monkeypatch: pytest.MonkeyPatch) -> Non
     assert lines[2].startswith(" " * 10 + "word")
 
 
+def test_numbers_stand_below_each_other() -> None:
+    lines = columns([("a", f"{1.5:7.2f} ms", "x"), ("b", f"{123.25:7.2f} ms", "y")]).splitlines()
+    assert lines == ["  a     1.50 ms  x", "  b   123.25 ms  y"]
+    assert len(columns([("a", " " * 9000 + "far", "b")])) < 100
+
+
 def test_names_lose_their_control_characters() -> None:
     assert "\x1b" not in safe("\x1b[31mred\x1b[0m\nline")
     assert "\n" not in safe("a\nb")

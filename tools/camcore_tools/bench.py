@@ -3,7 +3,7 @@
 Random weights, the calls back to back as a user makes them. Peers that are not installed are left out.
 ``camcore bench methods`` compares the methods, and each with the passes that it is made of; ``camcore bench gradients``
 gradients in ONNX Runtime with its plain forward pass and with PyTorch; ``camcore bench recorder`` a step of a training
-with a recorder beside one without.
+with a recorder beside one without; ``camcore bench deploy`` a model with its map inside beside the plain one.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from camcore_tools.timing import Run, alternate
 
 SUMMARY = "time this library beside plain inference and other CAM libraries"
 NETWORKS = ("resnet50", "mobilenet_v2")
+BATCHES = (1, 8)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,19 +29,27 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what",
         nargs="?",
-        choices=("networks", "methods", "gradients", "recorder"),
+        choices=("networks", "methods", "gradients", "recorder", "deploy"),
         default="networks",
         help="(%(default)s)",
     )
-    parser.add_argument("--networks", metavar="A,B", help=f"torchvision names ({','.join(NETWORKS)})")
-    parser.add_argument("--batches", default="1,8", metavar="A,B", help="batch sizes (%(default)s)")
+    parser.add_argument(
+        "--networks", metavar="A,B", help=f"torchvision names ({','.join(NETWORKS)}); deploy also takes .onnx files"
+    )
+    parser.add_argument("--batches", metavar="A,B", help="batch sizes (1,8; on cuda 1,32,256)")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="for every library (%(default)s)")
     parser.add_argument("--rounds", type=int, default=15, metavar="N", help="medians of this many (%(default)s)")
+    deploy = parser.add_argument_group("deploy")
+    deploy.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (%(default)s); cuda means deploy")
+    deploy.add_argument("--classes", default="top5,all", metavar="A,B", help="of the maps inside (%(default)s)")
+    deploy.add_argument("--method", default="auto", help="of the maps inside (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print the table."""
+    if args.what == "deploy" or args.device != "cpu":
+        return _deploy(args)
     try:
         import torch
         import torchvision
@@ -54,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         if not hasattr(torchvision.models, name):
             raise InputError(f"--networks {name!r}: torchvision has no such network; try {', '.join(NETWORKS)}")
         model = getattr(torchvision.models, name)(weights=None).eval()
-        rows += _network(name, model, [int(b) for b in args.batches.split(",")], args)
+        rows += _network(name, model, _batches(args) or list(BATCHES), args)
     matrix = all_classes(args.rounds)
     document = {"threads": args.threads, "rounds": args.rounds, "rows": rows, "all classes": matrix}
     if args.json:
@@ -83,7 +92,7 @@ def _gradients(args: argparse.Namespace) -> int:
     unknown = [name for name in networks if name not in LAYERS]
     if unknown:
         raise InputError(f"--networks {unknown[0]!r}: gradients are timed of {', '.join(LAYERS)}")
-    rows = measure(networks, [int(b) for b in args.batches.split(",")], args.rounds, args.threads)
+    rows = measure(networks, _batches(args) or list(BATCHES), args.rounds, args.threads)
     if args.json:
         print_json({"threads": args.threads, "rounds": args.rounds, "rows": rows})
     else:
@@ -103,6 +112,43 @@ def _recorder(args: argparse.Namespace) -> int:
         print("pixels, 12 pictures watched; ratio to a step without a recorder\n")
         print_table(table)
     return 0
+
+
+def _deploy(args: argparse.Namespace) -> int:
+    from camcore_tools.bench_deploy import measure, print_table
+
+    if args.what not in ("deploy", "networks"):
+        raise InputError(f"--device {args.device}: only `camcore bench deploy` runs there, not {args.what}")
+    rows = measure(
+        (args.networks or ",".join(NETWORKS)).split(","),
+        _batches(args),
+        rounds=args.rounds,
+        threads=args.threads,
+        device=args.device,
+        classes=args.classes.split(","),
+        method=args.method,
+    )
+    if args.json:
+        print_json({"device": args.device, "threads": args.threads, "rounds": args.rounds, "rows": rows})
+    else:
+        where = f"{args.threads} threads" if args.device == "cpu" else f"{args.device}, images there already"
+        print(f"{where}, medians of alternating calls; ratio to the plain model,")
+        print("images a second, and what the session returns for each image")
+        print_table(rows)
+    return 0
+
+
+def _batches(args: argparse.Namespace) -> list[int] | None:
+    """The sizes given, if any."""
+    if args.batches is None:
+        return None
+    try:
+        sizes = [int(part) for part in args.batches.split(",")]
+    except ValueError:
+        sizes = [0]
+    if min(sizes) < 1:
+        raise InputError(f"--batches {args.batches!r}; expected whole numbers of at least 1, such as 1,8")
+    return sizes
 
 
 def _network(name: str, model: Any, batches: list[int], args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -15,6 +15,8 @@ from camcore.labels import clean
 
 __all__ = ["Progress", "columns", "note", "print_json", "safe"]
 
+_SPACES = 40  # in front of a cell, at most
+
 
 def note(text: str) -> None:
     """A remark on stderr."""
@@ -32,7 +34,7 @@ def safe(name: Any) -> str:
 
 
 def columns(rows: Sequence[Sequence[Any]], *, indent: int = 2) -> str:
-    """Rows in aligned columns; the last one is wrapped where it is long.
+    """Rows in aligned columns; the last one is wrapped where it is long. Spaces before a cell stay.
 
     Examples
     --------
@@ -40,10 +42,14 @@ def columns(rows: Sequence[Sequence[Any]], *, indent: int = 2) -> str:
       a     1
       long  22
     """
-    texts = [[safe(cell) for cell in row] for row in rows]
+    texts = [[_cell(str(cell)) for cell in row] for row in rows]
     count = max((len(row) for row in texts), default=0)
     widths = [max((len(row[i]) for row in texts if i < len(row) - 1), default=0) for i in range(count)]
     return "\n".join(_row(row, widths, indent) for row in texts)
+
+
+def _cell(text: str) -> str:
+    return " " * min(len(text) - len(text.lstrip(" ")), _SPACES) + safe(text)
 
 
 def _row(cells: Sequence[str], widths: Sequence[int], indent: int) -> str:
