@@ -22,9 +22,12 @@ from camcore_onnx.cards import card_of
 from camcore_onnx.embedding import embed as embed_map
 from camcore_onnx.embedding.check import check_embedded
 from camcore_onnx.embedding.wanted import Wanted
+from camcore_onnx.exporting_apart import can_be_sent, export_apart
 from camcore_onnx.float16 import half_error, to_float16
 from camcore_onnx.load import Loaded, load
 from camcore_onnx.metadata import Card, write_card
+from camcore_onnx.sandbox import doing
+from camcore_onnx.sandbox import wanted as wanted_apart
 from camcore_onnx.second import add_second_weight
 from camcore_onnx.verify import Check, Reference, check_against, check_model, check_second_weight, sample_inputs
 from camcore_onnx.writing import clean, take_in, target_path, write_model
@@ -84,6 +87,7 @@ def export(
     second_weight: NDArray[Any] | None = None,
     reference: Reference | None = None,
     batches: Sequence[NDArray[Any]] | None = None,
+    sandbox: bool | None = None,
 ) -> Report:
     """Add the features or the map behind a model's own outputs, describe it in its metadata, write it, verify it.
 
@@ -118,6 +122,10 @@ def export(
         the ``layer`` given has no head.
     batches : sequence of (N, C, *S) ndarray, optional
         Inputs to verify with; random ones where absent.
+    sandbox : bool, optional
+        Do it all in a process of its own, with limits, so that a model that brings ONNX Runtime down ends in an error;
+        see :mod:`camcore_onnx.sandbox`. Where absent it is so unless ``CAMCORE_SANDBOX=off``, or an argument cannot be
+        sent there.
 
     Returns
     -------
@@ -132,12 +140,18 @@ def export(
         If the map cannot be made in the graph.
     InputError
         If the source cannot be read or the target cannot be written.
+    CrashError
+        If the process died, hung or took too much memory; a file that it wrote by then is not verified.
 
     Notes
     -----
     Weights that lie in files of their own become part of the file up to 1 GiB; more are not read, and stay apart.
     """
+    order = {key: value for key, value in locals().items() if key not in ("source", "path", "sandbox")}
+    if sandbox or (wanted_apart(sandbox) and can_be_sent(order)):
+        return export_apart(source, path, **order)
     goal = target_path(path, overwrite=overwrite)
+    doing(f"exporting {source if isinstance(source, (str, PathLike)) else 'the model'}")
     given = OnnxBackend(source, device="cpu")
     loaded = _converted(given.loaded, opset, fp16)
     backend = given if loaded is given.loaded else OnnxBackend(loaded.model, device="cpu")

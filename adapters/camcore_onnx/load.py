@@ -17,7 +17,7 @@ from onnx_ir.passes.common import InlinePass, ShapeInferencePass
 
 from camcore.errors import InputError
 
-__all__ = ["Loaded", "infer_shapes", "load", "serialize"]
+__all__ = ["Loaded", "as_bytes", "infer_shapes", "load", "serialize"]
 
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 MAX_NODES = 500_000
@@ -53,6 +53,23 @@ def load(source: Any) -> Loaded:
         return _loaded(_parse(bytes(source), "the bytes given"), "model in memory", None, len(source))
     proto = ir.to_proto(source) if isinstance(source, ir.Model) else source
     return _loaded(proto, "model in memory", None, proto.ByteSize())
+
+
+def as_bytes(source: Any) -> bytes:
+    """A model in memory, serialized.
+
+    Raises
+    ------
+    InputError
+        If it is larger than the 2 GiB that protobuf allows.
+    """
+    if isinstance(source, ir.Model):
+        return serialize(source)
+    try:
+        data: bytes = source.SerializeToString()
+    except (EncodeError, ValueError) as error:
+        raise InputError("the model is larger than 2 GiB; save it with its weights in an external file") from error
+    return data
 
 
 def _read(path: Path) -> bytes:

@@ -48,6 +48,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verify", action=argparse.BooleanOptionalAction, default=True, help="run the checks (default)"
     )
+    parser.add_argument(
+        "--sandbox",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="work in a process of its own, so that a crash of ONNX Runtime is an error (default)",
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
@@ -101,6 +107,7 @@ def _export(source: Any, args: argparse.Namespace) -> Report:
         "preprocess": args.preprocess,
         "overwrite": not args.no_overwrite,
         "verify": args.verify,
+        "sandbox": args.sandbox,
         "fp16": args.fp16,
         **_embedding(args),
     }

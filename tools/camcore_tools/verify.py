@@ -1,164 +1,129 @@
-"""Prove that the gradients of an ONNX file are right: by differences of the file
-itself, or by those of the PyTorch network that it was made of.
+"""Prove that two models are the same, output by output and map by map; or that the
+gradients of an ONNX file are right.
 
 examples:
-  camcore verify model.onnx
-  camcore verify model.onnx --layer layer3 --layer layer4 --size 128x128
+  camcore verify model.onnx model.cam.onnx            a model and what was made of it
+  camcore verify fp32.onnx int8.onnx --images photos  on random images and on these
   camcore verify model.onnx --torch torchvision.models:resnet18 --weights w.safetensors
+  camcore verify model.onnx                           gradients, by differences
 """
 
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from camcore.errors import InputError, MethodNotPossible
-from camcore_tools.console import Progress, columns, note, print_json
+from camcore.errors import InputError
+from camcore.preprocess import PRESETS
+from camcore_tools.console import Progress, note, print_json, safe
 from camcore_tools.explaining.options import size
-from camcore_tools.sources import open_model, torch_module
+from camcore_tools.verifying.printing import show
 
-if TYPE_CHECKING:
-    from camcore_onnx import OnnxBackend
-    from camcore_onnx.gradients.check import Agreement
-
-    Check = Callable[[str], Agreement]
-
-SUMMARY = "prove that the gradients of an ONNX file are right"
-_IMAGES = 3
+SUMMARY = "prove that two models are the same, or that gradients of one are right"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("model", metavar="MODEL", help="an .onnx file")
-    parser.add_argument("--gradient", action="store_true", help="check gradients (what is done anyway)")
+    parser.epilog = _EPILOG
+    parser.add_argument("model", metavar="A", help="an .onnx file: the reference, or the only one")
+    parser.add_argument("other", metavar="B", nargs="?", help="the .onnx file to compare with it")
     parser.add_argument(
-        "--torch", metavar="MODULE:FACTORY", help="compare with torch.autograd in this network; its code is run"
+        "--torch", metavar="MODULE:FACTORY", help="compare the one file with this network; its code is run"
     )
     parser.add_argument("--weights", metavar="FILE", help="weights for --torch, in safetensors format")
+    _input_options(parser)
+    parser.add_argument("--method", metavar="M", help="compare maps of this method (of cam, where both have a head)")
     parser.add_argument(
         "--layer", action="append", metavar="NAME", help="look here; at the last layer of each size where absent"
     )
-    parser.add_argument("--size", type=size, metavar="HxW", help="of the images, where the model takes any (224x224)")
     parser.add_argument(
-        "--rtol", type=float, metavar="X", help="limit of ||difference|| / ||gradient|| (1e-3; times 50 in float16)"
+        "--gradient",
+        action=argparse.BooleanOptionalAction,
+        help="check gradients (default, but for two files)",
     )
-    parser.add_argument("--atol", type=float, default=0.0, metavar="X", help="limit of ||difference|| (%(default)s)")
+    parser.add_argument(
+        "--rtol", type=float, metavar="X", help="limit relative to the largest value; of gradients to their norm (1e-3)"
+    )
+    parser.add_argument("--atol", type=float, metavar="X", help="limit of the difference itself; of gradients 0")
+    parser.add_argument(
+        "--sandbox",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="run it in a process of its own, so that a crash is an error (default)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def _input_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", nargs="+", metavar="PLACE", help="pictures and folders of them to compare on too")
+    parser.add_argument("--preprocess", choices=sorted(PRESETS), help="of pictures; what the models say where absent")
+    parser.add_argument("--size", type=size, metavar="HxW", help="of the images, where the model takes any (224x224)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the random images (%(default)s)")
+
+
+_EPILOG = """\
+A is the reference: the network of --torch, or the first file. Its outputs are
+matched with those of B by name, else by position; B may have more. For each image
+every number of an output must obey |a - b| <= max(atol, rtol x max |a|), the
+maximum over that output. Limits (rtol, atol) go by the coarser model: float32
+1e-4, 1e-6; float16 1e-2, 1e-3; quantised 1e-1, 1e-2. Exit status 1 beyond them.
+"""
+
+
 def run(args: argparse.Namespace) -> int:
-    """Print how well gradients agree at each layer; 1 if one is beyond the limit."""
-    from camcore_onnx.packages import need
+    """Print what was found; 1 if something is beyond its limit."""
+    _check(args)
+    found = _found(args)
+    if args.json:
+        print_json(found)
+    else:
+        show(found)
+    for path, why in found.get("left_out", {}).items():
+        note(f"left out {safe(path)}: {safe(why)}")
+    return 1 if not found["passed"] else 2 if found.get("left_out") else 0
 
-    need()
-    from camcore_onnx import OnnxBackend
 
-    if args.weights and not args.torch:
-        raise InputError("--weights goes with --torch; an .onnx file has its own weights")
+def _check(args: argparse.Namespace) -> None:
     if args.size is not None and min(args.size) < 1:
         raise InputError(f"--size {args.size[0]}x{args.size[1]}: expected two numbers above 0, such as 224x224")
-    backend = OnnxBackend(open_model(argparse.Namespace(model=args.model, torch=None, weights=None)), device="cpu")
-    check, layers = _by_torch(backend, args) if args.torch else _by_differences(backend, args)
-    with Progress(len(layers), "checking") as bar:
-        found = [agreement for layer in layers for agreement in _one(check, layer, bar, usual=not args.layer)]
-    if not found:
-        raise MethodNotPossible(f"no layer could be checked of {', '.join(layers) or 'none'}; choose one by --layer")
-    if args.json:
-        print_json({"model": args.model, "torch": args.torch, "layers": [_entry(a) for a in found]})
-    else:
-        _print(found)
-    return 0 if all(a.passed for a in found) else 1
+    for name in ("rtol", "atol"):
+        limit = getattr(args, name)
+        if limit is not None and not limit >= 0:
+            raise InputError(f"--{name} {limit}: expected a number of at least 0")
+    if args.seed < 0:
+        raise InputError(f"--seed {args.seed}: expected a number of at least 0")
 
 
-def _by_differences(backend: OnnxBackend, args: argparse.Namespace) -> tuple[Check, list[str]]:
-    """The check of a layer against the file itself, and the layers to check."""
-    from camcore_onnx.gradients.check import against_differences
+def _found(args: argparse.Namespace) -> dict[str, Any]:
+    from camcore_onnx.sandbox import run_apart, run_here, wanted
 
-    images = _images(backend, args)
-    layers = args.layer or [layer.name for layer in backend.layers()]
-    return lambda layer: against_differences(backend, layer, images, **_limits(args)), layers
-
-
-def _by_torch(backend: OnnxBackend, args: argparse.Namespace) -> tuple[Check, list[str]]:
-    """The check of a layer against the module of the same path, and the modules that the file names."""
-    from camcore_onnx.gradients.check import against_reference
-    from camcore_onnx.layers import module_paths
-
-    from camcore.opening import open_backend
-
-    images = _images(backend, args)
-    network = open_backend(torch_module(args.torch, args.weights), device="cpu")
-    network.tap(None, images)
-    known = set(module_paths(list(backend.graph)))
-    layers = args.layer or [layer.name for layer in network.layers() if layer.name in known]
-
-    def reference(images: Any, layer: str, classes: Any) -> tuple[Any, Any]:
-        needs = frozenset({"features", "gradients"})
-        seen = network.observe(images, needs=needs, layers=[layer], classes=classes[:, None])[0]
-        assert seen.gradients is not None  # asked for
-        return seen.need_features(), seen.gradients[:, 0]
-
-    return lambda layer: against_reference(backend, layer, images, reference, **_limits(args)), layers
-
-
-def _limits(args: argparse.Namespace) -> dict[str, Any]:
-    from camcore_onnx.gradients.check import LIMIT
-
-    return {"rtol": LIMIT if args.rtol is None else args.rtol, "atol": args.atol}
-
-
-def _images(backend: OnnxBackend, args: argparse.Namespace) -> Any:
-    """Random images that fit."""
-    from camcore_onnx.verify import sample_inputs
-
-    images = np.concatenate([sample_inputs(backend.input, seed=i, size=args.size)[0] for i in range(_IMAGES)])
-    return np.rint(images * 40 + 128).clip(0, 255) if backend.input.dtype == "uint8" else images
-
-
-def _one(check: Check, layer: str, bar: Progress, *, usual: bool) -> Iterator[Agreement]:
-    """One layer; of those that nobody asked for, one that has no gradient is left out."""
+    options = {key: value for key, value in vars(args).items() if key not in ("command", "json", "sandbox")}
+    progress = _Told()
     try:
-        yield check(layer)
-    except MethodNotPossible as error:
-        if not usual:
-            raise
-        note(f"left out {layer}: {error}")
-    bar.step(1, layer)
+        call = run_apart if wanted(args.sandbox) else run_here
+        found: dict[str, Any] = call("camcore_tools.verifying.work:work", options, hear=progress)
+    finally:
+        progress.clear()
+    return found
 
 
-def _entry(a: Agreement) -> dict[str, Any]:
-    return {
-        "layer": a.layer,
-        "difference": _finite(a.difference),
-        "worst image": _finite(a.worst),
-        "limit": a.limit,
-        "passed": a.passed,
-        "compared with": a.how,
-        "difference of Grad-CAM maps": None if a.maps is None else _finite(a.maps),
-    }
+class _Told:
+    """Shows what the work says: notes, and a bar for each part of it."""
 
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
 
-def _finite(number: float) -> float | None:
-    """JSON knows no infinity."""
-    return number if math.isfinite(number) else None
+    def __call__(self, message: dict[str, Any]) -> None:
+        if "total" in message:
+            self.clear()
+            self._bar = Progress(message["total"], message["label"])
+        if "note" in message:
+            self.clear()
+            note(safe(message["note"]))
+        if "step" in message and self._bar is not None:
+            self._bar.step(message["step"], safe(message["text"]))
 
-
-def _print(found: list[Agreement]) -> None:
-    with_maps = any(a.maps is not None for a in found)
-    head = ["layer", "gradient", "limit", "worst image", *(["maps"] if with_maps else []), ""]
-    print("Relative difference of gradients, ||difference|| / ||gradient||:\n")
-    print(columns([head, *(_row(a, with_maps) for a in found)]))
-    print()
-    print(columns([("compared with", how) for how in dict.fromkeys(a.how for a in found)]))
-    if not all(a.passed for a in found):
-        print("verification failed")
-
-
-def _row(a: Agreement, with_maps: bool) -> list[str]:
-    maps = [] if not with_maps else ["" if a.maps is None else f"{a.maps:.1e}"]
-    numbers = [f"{number:.1e}" for number in (a.difference, a.limit, a.worst)]
-    return [a.layer, *numbers, *maps, "ok" if a.passed else "FAILED"]
+    def clear(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.clear()

@@ -1,0 +1,1 @@
+"""What `camcore verify` checks."""
