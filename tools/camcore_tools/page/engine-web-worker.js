@@ -122,7 +122,7 @@ function pixels(picture, x, y, width, height) {
 async function run(input, [high, across], classIndex) {
   const shape = [model.batch, model.channels, high, across];
   const feeds = { [model.input]: tensor(model.type, repeated(input, model.batch), shape) };
-  if (model.classInput) feeds[model.classInput] = new ort.Tensor("int32", new Int32Array(model.classRows).fill(classIndex ?? -1), [model.classRows]);
+  feeds[model.classInput] = new ort.Tensor("int32", Int32Array.of(classIndex ?? -1), [1]);
   const outputs = await session.run(feeds, [model.scores, model.cam, `${model.cam}_classes`]);
   const scores = floats(outputs[model.scores], model.classes);
   const [rows, wide] = outputs[model.cam].dims.slice(-2);

@@ -1,6 +1,6 @@
 // All classes, to be searched and chosen from: a combobox with its list in sight.
 
-const MOST = 400; // shown at once
+const MOST = 1200; // shown at once
 
 export class Picker {
   #names = [];

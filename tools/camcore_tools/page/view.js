@@ -129,22 +129,25 @@ function follow(source) {
 const label = (index) => state.engine?.info?.labels?.[index] ?? `class ${index}`;
 const short = (name) => name.split(",")[0].trim() || name;
 
-function showTop({ top, classIndex }) {
+const percent = (share) => `${(100 * share).toFixed(share >= 0.9995 ? 0 : 1)} %`;
+
+function showTop({ top, classIndex, probabilities }) {
   const list = byId("top");
   while (list.children.length < top.length) list.append(row());
   while (list.children.length > top.length) list.lastChild.remove();
   top.forEach(({ index, name, probability }, n) => {
     const button = list.children[n].firstChild, [title, share] = button.children;
-    const percent = `${(100 * probability).toFixed(probability >= 0.9995 ? 0 : 1)} %`;
     title.textContent = short(name);
-    share.textContent = percent;
+    share.textContent = percent(probability);
     button.title = name;
     button.dataset.class = index;
     button.style.setProperty("--share", probability);
     button.classList.toggle("heated", index === classIndex);
     button.setAttribute("aria-pressed", index === state.pinned);
   });
+  const share = probabilities?.[classIndex] ?? top.find(({ index }) => index === classIndex)?.probability;
   byId("shown").textContent = short(label(classIndex));
+  byId("chance").textContent = share === undefined ? "" : percent(share);
   view.setAttribute("aria-label", `${state.source.name}, with the heat for ${short(label(classIndex))}`);
   say(`${short(top[0].name)}, ${Math.round(100 * top[0].probability)} percent`);
 }
@@ -324,7 +327,6 @@ const STARTS = {
 
 function marks() {
   const { source, paused, mirrored } = state, live = source?.live ?? false;
-  byId("pause").disabled = !live;
   byId("pause").classList.toggle("paused", paused || !live);
   byId("pause").setAttribute("aria-label", paused ? "Go on" : "Pause");
   const camera = source instanceof Camera, several = source instanceof Pictures && source.count > 1;
@@ -334,7 +336,7 @@ function marks() {
   byId("mirror").setAttribute("aria-pressed", mirrored);
   view.classList.toggle("mirrored", mirrored);
   byId("steps").hidden = !several;
-  byId("pause").hidden = source instanceof Pictures;
+  byId("pause").hidden = !live;
   if (several) byId("place").textContent = `${source.at + 1} of ${source.count.toLocaleString("en")}`;
   byId("switch").hidden = true;
   if (camera) Camera.count().then((count) => (byId("switch").hidden = count < 2 || state.source !== source));
