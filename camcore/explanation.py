@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from camcore.preprocess import View
 from camcore.resize import resize
 from camcore.scores import probabilities
 
-__all__ = ["Explanation"]
+__all__ = ["Explanation", "heatmaps_of"]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -149,16 +149,8 @@ class Explanation:
             For a size that is not one whole number, at least 1, for each axis; or an unknown normalisation.
         """
         size = self._size(size)
-        if not self.maps.size:  # of no class
-            return np.zeros((*self.maps.shape[:2], *size), np.float32)
-        maps = rectify(self.maps) if self.rectifies else self.maps
-        maps = finite(maps, tuple(range(2, maps.ndim)))  # before resizing, which would spread one NaN over rows
-        with np.errstate(over="ignore", invalid="ignore"):
-            larger = resize(maps, size, mode=mode)  # type: ignore[arg-type]
-        heat = normalize(larger, normalization, spatial=len(size))
-        if threshold or gain != 1.0:
-            heat = postprocess(heat, threshold=threshold, gain=gain)
-        return heat.astype(np.float32, copy=False)
+        options: dict[str, Any] = {"normalization": normalization, "mode": mode, "threshold": threshold, "gain": gain}
+        return heatmaps_of(self.maps, size, rectifies=self.rectifies, **options)
 
     def _size(self, size: Any) -> tuple[int, ...]:
         """What a user gives as a size, checked."""
@@ -253,3 +245,26 @@ class Explanation:
                 f"{what} need pictures with two spatial axes; this input has {len(self.input_size)}: "
                 "use .maps or .heatmaps()"
             )
+
+
+def heatmaps_of(
+    maps: Floats,
+    size: tuple[int, ...],
+    *,
+    rectifies: bool,
+    normalization: str = "minmax",
+    mode: Literal["linear", "cubic"] = "linear",
+    threshold: float = 0.0,
+    gain: float = 1.0,
+) -> NDArray[np.float32]:
+    """(N, T, *s) raw maps as (N, T, *size) heatmaps; see :meth:`Explanation.heatmaps`."""
+    if not maps.size:  # of no class
+        return np.zeros((*maps.shape[:2], *size), np.float32)
+    maps = rectify(maps) if rectifies else maps
+    maps = finite(maps, tuple(range(2, maps.ndim)))  # before resizing, which would spread one NaN over rows
+    with np.errstate(over="ignore", invalid="ignore"):
+        larger = resize(maps, size, mode=mode)
+    heat = normalize(larger, normalization, spatial=len(size))
+    if threshold or gain != 1.0:
+        heat = postprocess(heat, threshold=threshold, gain=gain)
+    return heat.astype(np.float32, copy=False)
