@@ -152,9 +152,8 @@ class BulkPicture:
         The options are those of :meth:`camcore.Explanation.heatmaps`.
         """
         height, width = size or self.settings["input_size"]
-        return heatmaps_of(self.maps[None], (int(height), int(width)), rectifies=self.settings["rectifies"], **options)[
-            0
-        ]
+        rectifies = bool(self.settings["rectifies"])
+        return heatmaps_of(self.maps[None], (int(height), int(width)), rectifies=rectifies, **options)[0]
 
     def overlay(self, place: int = 0, **style: Any) -> NDArray[np.uint8]:
         """(H, W, 3) uint8: the part of the picture that the network saw, under the heat of one of its classes.

@@ -1,4 +1,4 @@
-"""Shards: the maps of about a thousand pictures in one file, .npz or Parquet, whose bytes depend on what is in it only."""
+"""Shards: the maps of about a thousand pictures in one file, .npz or Parquet; its bytes depend on the maps alone."""
 
 from __future__ import annotations
 
