@@ -66,12 +66,13 @@ def explainer(
         Whether each class has a probability of its own, the sigmoid of its logit (multi-label), or all share one, by
         softmax. What the model says where absent; many leave a sigmoid to their loss, and then do not say it.
     device : str
-        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; of ONNX models also ``"tensorrt"`` and plugins.
     batch_size : int
         Images a forward pass.
     **options
         Of the method, as ``camcore methods`` lists them (``variant="official"``); all others are for the backend:
-        ``threads=`` (ONNX); ``head=``, ``mode=`` (PyTorch); ``output=``, ``grid=``, ``prefix=``.
+        ``threads=``, ``provider_options=``, ``strict=``, ``tf32=``, ``cuda_graph=`` (ONNX); ``head=``, ``mode=``
+        (PyTorch); ``output=``, ``grid=``, ``prefix=``.
 
     Returns
     -------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -25,12 +25,12 @@ from camcore_onnx.gradients.differentiator import Differentiator
 from camcore_onnx.gradients.finish import can_finish
 from camcore_onnx.gradients.observer import Observer
 from camcore_onnx.heads import Found, find_head
-from camcore_onnx.layers import find_layer, module_path
+from camcore_onnx.layers import find_layer, is_inner, operator_of
 from camcore_onnx.layouts import token_features
 from camcore_onnx.load import Loaded, infer_shapes, load
 from camcore_onnx.metadata import read_card
 from camcore_onnx.ports import image_input, score_outputs
-from camcore_onnx.runtime import device_of
+from camcore_onnx.runtime import device_of, placement
 from camcore_onnx.second import read_second_weight
 from camcore_onnx.sessions import Watcher
 from camcore_onnx.shapes import lengths_of
@@ -53,7 +53,8 @@ class OnnxBackend:
     ----------
     model : path, bytes, onnx.ModelProto or onnx_ir.Model
     device : str
-        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; ``.device`` says what it is in the end.
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"``, ``"tensorrt"`` or another of
+        :data:`camcore_onnx.providers.PROVIDERS`; ``.device`` says what it is in the end.
     threads : int, optional
         Threads within an operator.
     output : str, optional
@@ -64,6 +65,15 @@ class OnnxBackend:
         How tokens lie on the picture, (rows, columns); found where absent.
     prefix : int, optional
         How many tokens in front are not of the picture (class, register); found where absent.
+    provider_options : mapping, optional
+        Of ONNX Runtime's execution provider, such as ``{"gpu_mem_limit": 2 << 30}`` or, for TensorRT,
+        ``{"trt_engine_cache_path": "engines"}``.
+    strict : bool
+        Whether operators that the device has no kernel for are an error; ``.placement`` counts them where they are not.
+    tf32 : bool
+        Whether CUDA may round factors to 10 bits; off where its numbers are compared with others.
+    cuda_graph : bool
+        Whether CUDA records the forward pass and replays it: for batches of one size, or a few.
 
     Notes
     -----
@@ -86,9 +96,15 @@ class OnnxBackend:
         optimization: str = "all",
         grid: tuple[int, ...] | None = None,
         prefix: int | None = None,
+        provider_options: Mapping[str, Any] | None = None,
+        strict: bool = False,
+        tf32: bool = True,
+        cuda_graph: bool = False,
     ) -> None:
         self.loaded: Loaded = load(model)
         self._options: dict[str, Any] = {"device": device, "threads": threads, "optimization": optimization}
+        self._options |= {"provider_options": provider_options, "strict": strict, "tf32": tf32}
+        self._cuda_graph = cuda_graph
         self._output = output
         self._tokens: dict[str, Any] = {"grid": grid, "prefix": prefix}
         self._watchers: dict[tuple[ir.Value, ...], Watcher] = {}
@@ -111,9 +127,19 @@ class OnnxBackend:
 
     @property
     def device(self) -> str:
-        """Where it runs: ``"cpu"`` or ``"cuda"``."""
+        """Where it runs: ``"cpu"``, ``"cuda"`` or another device's name."""
+        return device_of(self._session)
+
+    @property
+    def placement(self) -> Mapping[str, int]:
+        """How many operators each execution provider runs; empty on the CPU, where all run there."""
+        return dict(placement(self._session) or {})
+
+    @property
+    def _session(self) -> Any:
+        """Any that is loaded."""
         loaded = self.differentiator.session
-        return device_of(self._any_watcher().session if loaded is None else loaded)
+        return self._any_watcher().session if loaded is None else loaded
 
     @cached_property
     def constants(self) -> Constants:
@@ -200,10 +226,12 @@ class OnnxBackend:
     def layers(self) -> list[Layer]:
         """The last tensor of each map size that ends a block, and the features; of those whose axes are known."""
         found = self.found.features
-        ends = [v for v in self._floats() if v is found or not (self.constants.is_constant(v) or _is_inner(v))]
+        ends = [v for v in self._floats() if v is found or not (self.constants.is_constant(v) or is_inner(v))]
         shapes = [(v, self._shape(v) if v is found else self.axes.shape(v)) for v in ends]
         axes = len(self.input.shape) - 1  # maps of fewer are flat
-        maps = [Layer(v.name or "", s, _op(v)) for v, s in shapes if is_map(s) and (v is found or len(s) == axes)]
+        maps = [
+            Layer(v.name or "", s, operator_of(v)) for v, s in shapes if is_map(s) and (v is found or len(s) == axes)
+        ]
         return milestones(maps, (found.name or "") if found else "")
 
     def observe(
@@ -323,8 +351,9 @@ class OnnxBackend:
         return np.zeros((1, *size), np.float32) if len(size) == len(self.input.shape) - 1 else None
 
     def _tolerance(self) -> float:
-        dtype = self.found.logits.dtype
-        return _TOLERANCE.get(dtype.name, 1e-3) if dtype is not None else 1e-3
+        """Of the coarser of what the head reads and gives: behind a cast, float32 holds what float16 has rounded."""
+        dtypes = (v.dtype for v in (self.found.logits, self.found.features) if v is not None)
+        return max(1e-3 if dtype is None else _TOLERANCE.get(dtype.name, 1e-3) for dtype in dtypes)
 
     def _any_watcher(self) -> Watcher:
         """One that is there already, since all give the scores; a session holds the weights once more."""
@@ -344,20 +373,5 @@ class OnnxBackend:
         return self._watchers[values]
 
     def _new_watcher(self, values: tuple[ir.Value, ...]) -> Watcher:
-        return Watcher(self.loaded, self.input, self.found, values, axes=self.axes, **self._options)
-
-
-def _op(value: ir.Value) -> str:
-    node = value.producer()
-    if node is None:
-        return ""
-    path = module_path(node)
-    return f"{node.op_type} ({path})" if path else node.op_type
-
-
-def _is_inner(value: ir.Value) -> bool:
-    """A copy, or read by nothing but one operator of the same block: a part of it, not its end."""
-    inner = ("Concat", "Add", "Sum", "Mul", "BatchNormalization", "Relu", "Clip", "QuantizeLinear", "Slice", "Pad")
-    node, users = value.producer(), {use.node for use in value.uses()}
-    copied = node is not None and node.op_type == "Identity"
-    return copied or (len(users) == 1 and next(iter(users)).op_type in inner)
+        options = {**self._options, "cuda_graph": self._cuda_graph}
+        return Watcher(self.loaded, self.input, self.found, values, axes=self.axes, **options)

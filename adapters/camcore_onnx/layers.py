@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from camcore.errors import InputError, suggest
 
-__all__ = ["find_layer", "module_path", "module_paths"]
+__all__ = ["find_layer", "is_inner", "module_path", "module_paths", "operator_of"]
 
 _SCOPES = "pkg.torch.onnx.name_scopes"  # written by torch.onnx.export(dynamo=True)
 _REPEATED = re.compile(r"_\d+$")
@@ -121,3 +121,21 @@ def _is_within(found: str, path: str, *, exact: bool) -> bool:
 def _prefixes(path: str) -> Iterator[str]:
     parts = path.split(".")
     return (".".join(parts[: i + 1]) for i in range(len(parts)))
+
+
+def operator_of(value: ir.Value) -> str:
+    """The operator that makes a tensor, with its module's path where that is known; empty for inputs."""
+    node = value.producer()
+    if node is None:
+        return ""
+    path = module_path(node)
+    return f"{node.op_type} ({path})" if path else node.op_type
+
+
+def is_inner(value: ir.Value) -> bool:
+    """A copy, or read by nothing but one operator of the same block: a part of it, not its end."""
+    inner = ("Concat", "Add", "Sum", "Mul", "BatchNormalization", "Relu", "Clip", "QuantizeLinear", "Slice", "Pad")
+    inner += ("QLinearConcat", "QLinearAdd", "QLinearMul")
+    node, users = value.producer(), {use.node for use in value.uses()}
+    copied = node is not None and node.op_type == "Identity"
+    return copied or (len(users) == 1 and next(iter(users)).op_type in inner)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +16,13 @@ from camcore.errors import InputError
 from camcore.evidence import InputSpec
 from camcore.head import LinearHead
 from camcore_onnx.axes import Axes
+from camcore_onnx.binding import Bound, Placed, Recorded, ahead
 from camcore_onnx.class_maps import CLASSES, COUNT, MAPS, add_class_maps, can_add_class_maps
 from camcore_onnx.constants import Constants
 from camcore_onnx.heads import Found
 from camcore_onnx.load import Loaded
-from camcore_onnx.runtime import make_session
+from camcore_onnx.providers import PROVIDERS
+from camcore_onnx.runtime import device_of, make_session
 from camcore_onnx.surgery import add_outputs
 
 __all__ = ["Runner", "Seen", "Watcher", "as_rows"]
@@ -47,18 +50,30 @@ class Runner:
         What the first input takes, as errors call it: ``"images"``.
     **options
         For :func:`camcore_onnx.runtime.make_session`.
+
+    Notes
+    -----
+    On a device with memory of its own a thread copies the next batch there while one is run, and threads that call at
+    once copy while another one runs. Only the outputs asked for come back.
     """
+
+    _device: Bound | None = None  # where the inputs are copied ahead of a run; None on the CPU
 
     def __init__(self, model: ir.Model, what: str, **options: Any) -> None:
         self._what = what
         self.session = make_session(model, **options)
         self._on_cpu = self.session.get_providers()[0] == "CPUExecutionProvider"
+        self._device = bound(self.session, options.get("device", "auto"), recorded=options.get("cuda_graph", False))
         self._busy = threading.Lock()  # CUDA sessions run one call at a time
+
+    def place(self, array: NDArray[Any]) -> NDArray[Any] | Placed:
+        """An array that several calls take, all rows at once: copied to the device once, where there is one."""
+        return array if self._device is None else self._device.put(np.ascontiguousarray(array))
 
     def __call__(
         self,
         names: Sequence[str],
-        feed: Mapping[str, NDArray[Any]],
+        feed: Mapping[str, NDArray[Any] | Placed],
         *,
         batch: int | None = None,
         constant: Mapping[str, NDArray[Any]] | None = None,
@@ -72,34 +87,76 @@ class Runner:
         """
         count = len(next(iter(feed.values())))
         size = count if batch is None else batch
-        parts = [
-            self._part(names, {name: array[i : i + size] for name, array in feed.items()}, size, constant or {})
-            for i in range(0, count, size)
-        ]
-        return parts[0] if len(parts) == 1 else [np.concatenate(p) for p in zip(*parts, strict=True)]
+        parts = [_Part(feed, i, min(i + size, count), size) for i in range(0, count, size)]
 
-    def _part(
-        self, names: Sequence[str], feed: Mapping[str, NDArray[Any]], size: int, constant: Mapping[str, NDArray[Any]]
-    ) -> list[NDArray[Any]]:
-        first = next(iter(feed.values()))
-        count = len(first)  # below a fixed batch size: fill up, and drop again
-        full = {name: np.ascontiguousarray(_filled(array, size)) for name, array in feed.items()}
+        def run(ready: Mapping[str, Any]) -> Any:
+            with self._answering(feed, size):
+                return self.call(names, {**ready, **(constant or {})})
+
+        def prepare(part: _Part) -> Mapping[str, Any]:
+            with self._answering(feed, size):
+                return part.rows() if self._device is None else {n: self._put(a) for n, a in part.rows().items()}
+
+        several = self._device is not None and len(parts) > 1
+        found = ahead(parts, prepare, run) if several else (run(prepare(part)) for part in parts)
+        results = [part.cut(result) for part, result in zip(parts, found, strict=True)]
+        return results[0] if len(results) == 1 else [np.concatenate(p) for p in zip(*results, strict=True)]
+
+    def _put(self, array: NDArray[Any] | Placed) -> Any:
+        assert self._device is not None  # only then
+        return array if isinstance(array, Placed) else self._device.put(array)
+
+    @contextmanager
+    def _answering(self, feed: Mapping[str, NDArray[Any] | Placed], size: int) -> Iterator[None]:
+        """What ONNX Runtime raises, as an error that says what it was given."""
         try:
-            results = self.call(names, {**full, **constant})
+            yield
+        except InputError:
+            raise
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             text = str(error).strip().splitlines()
-            shape = (size, *first.shape[1:])
+            shape = (size, *next(iter(feed.values())).shape[1:])
             raise InputError(
                 f"ONNX Runtime could not run {self._what} of shape {shape}: {text[0][:400] if text else error!r}"
             ) from error
-        return [r[:count] for r in results] if count < size else list(results)
 
-    def call(self, names: Sequence[str], feed: Mapping[str, NDArray[Any]]) -> Any:
+    def call(self, names: Sequence[str], feed: Mapping[str, Any]) -> Any:
         """One run of the session as it is."""
         if self._on_cpu:
             return self.session.run(names, feed)
         with self._busy:
-            return self.session.run(names, feed)
+            return self.session.run(names, feed) if self._device is None else self._device.run(names, feed)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Rows ``start`` to ``stop`` of some arrays, filled up to ``size``."""
+
+    feed: Mapping[str, NDArray[Any] | Placed]
+    start: int
+    stop: int
+    size: int
+
+    def rows(self) -> Mapping[str, NDArray[Any] | Placed]:
+        return {
+            name: array
+            if isinstance(array, Placed)
+            else np.ascontiguousarray(_filled(array[self.start : self.stop], self.size))
+            for name, array in self.feed.items()
+        }
+
+    def cut(self, results: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Without what was filled up."""
+        count = self.stop - self.start
+        return [r[:count] for r in results] if count < self.size else list(results)
+
+
+def bound(session: Any, device: str, *, recorded: bool = False) -> Bound | None:
+    """What keeps a session's tensors on its device; None where that has no memory of its own."""
+    row = PROVIDERS.get(device_of(session))
+    if row is None or not row.memory:
+        return None
+    return (Recorded if recorded else Bound)(session, row.memory, int(device.partition(":")[2] or 0))
 
 
 class Watcher:

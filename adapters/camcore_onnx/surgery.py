@@ -11,7 +11,7 @@ from camcore.errors import InputError
 from camcore_onnx.layers import find_layer
 from camcore_onnx.load import Loaded, infer_shapes, load
 
-__all__ = ["add_outputs", "expose_features"]
+__all__ = ["add_outputs", "copy_outputs", "expose_features"]
 
 
 def expose_features(model: Any, layers: str | Sequence[str], *, names: Sequence[str] | None = None) -> Any:
@@ -75,3 +75,19 @@ def _identity(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
     output = ir.Value(name=name, shape=value.shape, type=value.type)
     graph.append(ir.Node("", "Identity", [value], outputs=[output], name=f"camcore/{name}"))
     return output
+
+
+def copy_outputs(model: ir.Model) -> ir.Model:
+    """A copy of the model whose outputs are read by no node: those that were are copied by an ``Identity``.
+
+    TensorRT engines have lost tensors that are both an output and read inside. Names and order stay.
+    """
+    copy = model.clone()
+    for place, value in enumerate(copy.graph.outputs):
+        if value.producer() is None or not value.uses():
+            continue
+        name, value.name = value.name or "", f"camcore/{value.name}/inside"
+        output = ir.Value(name=name, shape=value.shape, type=value.type)
+        copy.graph.append(ir.Node("", "Identity", [value], outputs=[output], name=f"camcore/{name}/copy"))
+        copy.graph.outputs[place] = output
+    return copy

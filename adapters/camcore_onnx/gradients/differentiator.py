@@ -123,7 +123,8 @@ class Differentiator:
         if given.shape[1] > 1 and given.dtype.kind == "i" and (given < 0).any():
             given = self._ranked(images, layers, order, key, given)
         session = self._session(images, layers, order, key)
-        parts = [session(images, given[:, t : t + 1]) for t in range(given.shape[1])]
+        placed = session.place(images) if given.shape[1] > 1 else images
+        parts = [session(placed, given[:, t : t + 1]) for t in range(given.shape[1])]
         return parts[0] if len(parts) == 1 else joined(parts)
 
     def _ranked(self, images: Floats, layers: Sequence[ir.Value], order: Order, key: Any, given: Any) -> Any:

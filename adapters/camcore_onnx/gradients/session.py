@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camcore.evidence import InputSpec
+from camcore_onnx.binding import Placed
 from camcore_onnx.gradients.build import CLASS, SLOPES, Built, Order
 from camcore_onnx.load import Loaded
 from camcore_onnx.sessions import Runner, as_rows
@@ -49,7 +50,13 @@ class GradientSession:
         """The session of ONNX Runtime."""
         return self._runner.session
 
-    def __call__(self, images: Floats, given: Any) -> Pulled:
+    def place(self, images: Floats) -> Floats | Placed:
+        """Images for several runs: copied to the device once, where there is one and the batch is free."""
+        typed = images.astype(self._spec.dtype, copy=False)
+        return typed if self._spec.shape[0] is not None else self._runner.place(typed)
+
+    def __call__(self, images: Floats | Placed, given: Any) -> Pulled:
+        """The images' gradients of the classes or slopes ``given``, one column a class."""
         order, built = self._order, self._built
         kinds = ("features", "gradients", "curvatures", "maps")
         names = [order.scores, *(n for kind in kinds for n in getattr(built, kind))]
@@ -60,10 +67,11 @@ class GradientSession:
         parts: dict[str, Any] = {kind: tuple(_float(found[n]) for n in getattr(built, kind)) for kind in kinds}
         return Pulled(scores, found.get(built.classes), **parts)
 
-    def _feed(self, images: Floats, given: Any) -> dict[str, NDArray[Any]]:
+    def _feed(self, images: Floats | Placed, given: Any) -> dict[str, NDArray[Any] | Placed]:
         rows = given if self._order.several else given[:, 0]
         name, dtype = (SLOPES, np.float32) if self._order.target is None else (CLASS, np.int32)
-        return {self._spec.name: images.astype(self._spec.dtype, copy=False), name: rows.astype(dtype)}
+        typed = images if isinstance(images, Placed) else images.astype(self._spec.dtype, copy=False)
+        return {self._spec.name: typed, name: rows.astype(dtype)}
 
 
 def joined(parts: Sequence[Pulled]) -> Pulled:
