@@ -5,6 +5,7 @@ examples:
   camcore export model.onnx -o model.cam.onnx --embed --classes input --heatmap input --fp16
   camcore export model.onnx -o shown.onnx --labels names.txt --preprocess imagenet
   camcore export --torch torchvision.models:resnet18 --weights w.safetensors -o resnet18.onnx
+  camcore export model.onnx --web site/ --labels names.txt --preprocess imagenet
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from camcore.preprocess import PRESETS
 from camcore_tools.console import columns, note, print_json, safe
 from camcore_tools.explaining.options import option
 from camcore_tools.sources import add_model_options, open_model
+from camcore_tools.web.command import add_web_options, export_web
 
 if TYPE_CHECKING:
     from camcore_onnx.exporting import Report
@@ -29,7 +31,8 @@ SUMMARY = "write a verified ONNX file with its features or heatmap, labels and p
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add_model_options(parser, positional="source")
-    parser.add_argument("-o", "--output", required=True, metavar="OUT.onnx", help="the file to write")
+    parser.add_argument("-o", "--output", metavar="OUT.onnx", help="the file to write")
+    add_web_options(parser)
     parser.add_argument("--layer", metavar="NAME", help="the features; those that the head reads where absent")
     parser.add_argument("--features", default="features", metavar="NAME", help="name of the new output (%(default)s)")
     add_embed_options(parser)
@@ -88,9 +91,13 @@ def run(args: argparse.Namespace) -> int:
     from camcore_onnx.packages import need
 
     need()
+    if not args.output and not args.web:
+        raise InputError("nothing to write was given; expected -o OUT.onnx, or --web DIR")
     source = open_model(args, positional="source")
     if not args.json:
         note(f"reading {args.torch or args.source}")
+    if args.web:
+        return export_web(source, args, _export, _checks)
     report = _export(source, args)
     if args.json:
         print_json(report.to_json())
@@ -149,6 +156,10 @@ def _outcome(check: Check) -> str:
     return f"{check.difference:.1e} (limit {check.limit:.0e}), {check.detail}"
 
 
+def _checks(report: Report) -> str:
+    return columns([(f"[{'ok' if c.passed else 'FAILED'}] {c.name}", _outcome(c)) for c in report.checks])
+
+
 def _map(cam: Mapping[str, Any]) -> str:
     which = {"all": "all classes", "input": "the class that the input names"}.get(cam["classes"], cam["classes"])
     return f"{cam['method']} of {which}, {cam['way']}"
@@ -164,7 +175,7 @@ def _print(report: Report, verified: bool) -> None:
         ("written", f"{report.path} ({report.size / 1e6:.1f} MB)"),
     ]
     print(columns(facts))
-    print(columns([(f"[{'ok' if c.passed else 'FAILED'}] {c.name}", _outcome(c)) for c in report.checks]))
+    print(_checks(report))
     if not verified:
         print("  not verified")
     elif not report.passed:

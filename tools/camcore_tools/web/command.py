@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["add_web_options", "export_web"]
 
 _LARGE = 100e6
+Export = Callable[[Any, argparse.Namespace], Any]
 
 
 def add_web_options(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +40,7 @@ def add_web_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def export_web(source: Any, args: argparse.Namespace, export: Callable[[Any, argparse.Namespace], Report]) -> int:
+def export_web(source: Any, args: argparse.Namespace, export: Export, checks: Callable[[Report], str]) -> int:
     """Write the folder; 1 if a check of the model failed.
 
     Parameters
@@ -49,7 +50,11 @@ def export_web(source: Any, args: argparse.Namespace, export: Callable[[Any, arg
         Of ``camcore export``.
     export : callable
         Writes the model with its map inside to ``args.output``, and tells what was found.
+    checks : callable
+        The checks of a report, as text.
     """
+    if args.classes not in (None, "input") or args.heatmap:
+        raise InputError("--classes and --heatmap: with --web the reader chooses the class; leave them out")
     folder = check_folder(args.web, overwrite=not args.no_overwrite)
     runtime = runtime_files(args.ort_web)
     report, model = _model(source, args, export)
@@ -60,7 +65,7 @@ def export_web(source: Any, args: argparse.Namespace, export: Callable[[Any, arg
     if args.json:
         print_json(_document(site, model, report))
     else:
-        _print(site, model, report)
+        _print(site, model, "" if report is None else checks(report), report is None or report.passed)
     return 0 if report is None or report.passed else 1
 
 
@@ -68,15 +73,13 @@ def _title(args: argparse.Namespace) -> str:
     return safe(args.torch.rpartition(":")[2] if args.torch else Path(args.source).name.removesuffix(".onnx"))
 
 
-def _model(
-    source: Any, args: argparse.Namespace, export: Callable[[Any, argparse.Namespace], Report]
-) -> tuple[Report | None, WebModel]:
+def _model(source: Any, args: argparse.Namespace, export: Export) -> tuple[Report | None, WebModel]:
     """The model with its map inside; one that has such a map already is taken as it is."""
     if not args.torch and _has_map(source):
         return None, web_model(source)
     with tempfile.TemporaryDirectory() as folder:
         inner = copy.copy(args)
-        inner.output, inner.embed, inner.classes, inner.heatmap = str(Path(folder) / "model.onnx"), True, "input", None
+        inner.output, inner.embed, inner.classes = args.output or str(Path(folder) / "model.onnx"), True, "input"
         report = export(source, inner)
         return report, web_model(inner.output)
 
@@ -87,7 +90,8 @@ def _has_map(source: Any) -> bool:
     card = OnnxBackend(source, device="cpu").card.cam
     if card is not None and card.get("classes") != "input":
         raise InputError(
-            f"{source}: it has a map of classes {card.get('classes')!r} inside already; give the model that it was made of"
+            f"{source}: it has a map of classes {card.get('classes')!r} inside already; "
+            "give the model that it was made of"
         )
     return card is not None
 
@@ -104,7 +108,7 @@ def _document(site: Site, model: WebModel, report: Report | None) -> dict[str, A
     }
 
 
-def _print(site: Site, model: WebModel, report: Report | None) -> None:
+def _print(site: Site, model: WebModel, checks: str, passed: bool) -> None:
     told = model.description
     size = told["preprocess"]["size"]
     names = "no names" if model.labels is None else f"{short_name(model.labels[0])}, ..."
@@ -115,8 +119,10 @@ def _print(site: Site, model: WebModel, report: Report | None) -> None:
         *_sizes(site),
     ]
     print(columns(facts))
-    for check in report.checks if report else ():
-        print(columns([(f"[{'ok' if check.passed else 'FAILED'}] {check.name}", check.detail)]))
+    if checks:
+        print(checks)
+    if not passed:
+        print("verification failed")
     print(f"next: python -m http.server -d {site.folder} 8000   then open http://localhost:8000")
     print("      (a camera needs https or localhost; any web server for static files will do)")
 

@@ -16,6 +16,7 @@ from camcore_tools.console import note
 if TYPE_CHECKING:
     import onnx_ir as ir
     from camcore_onnx import OnnxBackend
+    from camcore_onnx.load import Loaded
 
 __all__ = ["WebModel", "web_model"]
 
@@ -48,12 +49,12 @@ def web_model(source: Any) -> WebModel:
         If the model takes no pictures, has no such map inside, or is too large for a browser.
     """
     from camcore_onnx import OnnxBackend
-    from camcore_onnx.load import serialize
+    from camcore_onnx.load import load, serialize
 
     backend = OnnxBackend(source, device="cpu")
     cam, channels = _checked(backend)
     rule = _rule(backend)
-    model, scores = _changed(backend, cam)
+    model, scores = _changed(load(source), backend.found.logits, cam)
     data = serialize(model)
     if len(data) > _MOST:
         raise InputError(f"{backend.loaded.name}: {len(data) / 1e6:.0f} MB are too much for a browser; try --fp16")
@@ -111,15 +112,14 @@ def _size(backend: OnnxBackend, rule: Preprocess) -> tuple[int, int]:
     return backend.input.size or rule.size or (224, 224)
 
 
-def _changed(backend: OnnxBackend, cam: str) -> tuple[ir.Model, str]:
+def _changed(loaded: Loaded, logits: ir.Value, cam: str) -> tuple[ir.Model, str]:
     """The model as the browser needs it, and the output with the scores of all classes."""
     from camcore_onnx.surgery import add_outputs
 
-    logits = backend.found.logits
-    asked = [logits.name or ""] if logits.is_graph_output() else [f"{cam}_all_scores"]
-    model = add_outputs(backend.loaded, {asked[0]: logits})
+    name = (logits.name or "") if logits.is_graph_output() else f"{cam}_all_scores"
+    model = add_outputs(loaded, {name: logits})
     model.graph.initializers.pop(f"{cam}_class", None)
-    return model, asked[0]
+    return model, name
 
 
 def _run(data: bytes, backend: OnnxBackend, cam: str, scores: str, shape: tuple[int, ...]) -> dict[str, NDArray[Any]]:

@@ -105,9 +105,7 @@ def _config(model: WebModel, title: str) -> dict[str, Any]:
         "model": {"url": _MODEL, **model.description},
         "runtime": {
             "version": VERSION,
-            **{
-                kind: {part: f"{_RUNTIME}/{name}" for part, name in build.items()} for kind, build in BUILDS.items()
-            },
+            **{kind: {part: f"{_RUNTIME}/{name}" for part, name in build.items()} for kind, build in BUILDS.items()},
         },
     }
 
