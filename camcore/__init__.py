@@ -1,5 +1,6 @@
 """Class activation maps of any classifier: in PyTorch, in ONNX Runtime, from one NumPy core."""
 
+from camcore import bulk as bulk
 from camcore.batch import BatchExplainer
 from camcore.engine import Explainer
 from camcore.errors import (

@@ -5,6 +5,7 @@ examples:
   camcore explain model.onnx photos/ 'more/*.png' --classes top3 --preprocess tf -o out
   camcore explain model.onnx cat.jpg --classes "Egyptian cat" --labels names.txt --json
   camcore explain model.onnx cat.jpg --method gradcam,layercam,scorecam -o compared
+  camcore explain model.onnx photos/ --workers 4 --preprocess imagenet -o maps
   camcore explain tagger.onnx street.jpg --together 0.4 --label-masks
   camcore explain --torch torchvision.models:vgg16 cat.jpg --method layercam \\
       --layer features.15 --layer features.22 --layer features.29 --fusion 0.4,0.4,0.2 --scaling tanh
@@ -23,6 +24,8 @@ from camcore.errors import InputError, MethodNotPossible
 from camcore.explanation import Explanation
 from camcore.pictures import Picture, find_pictures, load_picture
 from camcore.results import ResultFolder
+from camcore_tools.bulk.options import add_bulk_options
+from camcore_tools.bulk.run import run_bulk
 from camcore_tools.compare import stack_sheets
 from camcore_tools.console import Progress, note, print_json, safe
 from camcore_tools.explainers import leave_out, note_alike, open_explainers, possible_ones
@@ -54,6 +57,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top", type=int, default=3, metavar="K", help="names in the caption (%(default)s)")
     add_present_options(parser)
     add_look_options(parser)
+    add_bulk_options(parser)
     parser.add_argument("--json", action="store_true", help="print result.json instead of a list")
 
 
@@ -65,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
     model = open_model(args)
     if not args.images:
         raise InputError("no pictures were given; expected files, folders or glob patterns")
+    if args.workers is not None:
+        return run_bulk(args, model)
     paths = find_pictures(args.images)
     explainers = open_explainers(args, model)
     several = len(explainers) > 1
