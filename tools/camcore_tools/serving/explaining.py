@@ -68,12 +68,7 @@ class Model:
 
     def _size(self) -> tuple[int, int]:
         rule, size = self.explainer.preprocess, self.explainer.backend.input.size
-        given = (rule.size if rule is not None else None) or size or (224, 224)
-        if len(given) != 2:
-            raise InputError(
-                f"the model takes inputs of {len(given)} spatial axes; the page shows pictures, which have 2"
-            )
-        return given[0], given[1]
+        return (rule.size if rule is not None else None) or size or (224, 224)
 
     def _info(self, out: Explanation) -> dict[str, Any]:
         rule = self.explainer.preprocess
