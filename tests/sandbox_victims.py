@@ -17,7 +17,7 @@ from camcore.errors import CamError, HeadNotFound
 
 
 def echo(*arguments: Any) -> Any:
-    print("said on stdout")  # must not disturb the answer
+    sys.stdout.write("said on stdout\n")  # must not disturb the answer
     tell({"step": 1})
     doing("thinking")
     return {"arguments": arguments, "pid": os.getpid(), "path": sys.path}
@@ -27,7 +27,8 @@ def crash(name: str) -> None:
     doing("loading evil.onnx")
     if name == "read address 0":
         ctypes.string_at(0)
-    print("terminate called: evil\x1b[31m words", file=sys.stderr, flush=True)
+    sys.stderr.write("terminate called: evil\x1b[31m words\n")
+    sys.stderr.flush()
     os.kill(os.getpid(), getattr(signal, name))
 
 

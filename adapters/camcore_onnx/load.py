@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx_ir.passes.common import InlinePass, ShapeInferencePass
 
 from camcore.errors import InputError
+from camcore_onnx.external import check_external, stored_tensors
+from camcore_onnx.limits import MAX_FILE, check_structure, nodes_of
+from camcore_onnx.stored import check_stored
+from camcore_onnx.wire import Unreadable, survey
 
 __all__ = ["Loaded", "as_bytes", "infer_shapes", "load", "serialize"]
-
-DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
-MAX_NODES = 500_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +77,11 @@ def _read(path: Path) -> bytes:
         raise InputError(f"{path}: is a folder; expected an .onnx file")
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected an .onnx file")
+    if path.stat().st_size >= MAX_FILE:
+        raise InputError(
+            f"{path}: the file has {path.stat().st_size} bytes, and no ONNX model is larger than 2 GiB without the "
+            "weights in files of their own; save them there"
+        )
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -89,8 +94,9 @@ def _read(path: Path) -> bytes:
 def _parse(data: bytes, name: str) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     try:
+        survey(data, name)
         proto.ParseFromString(data)
-    except DecodeError as error:
+    except (DecodeError, Unreadable) as error:
         raise InputError(f"{name}: not an ONNX model, or cut off: {_what(data)}") from error
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
         raise InputError(f"{name}: not an ONNX model: {_what(data)}")
@@ -116,115 +122,43 @@ def _loaded(proto: onnx.ModelProto, name: str, path: Path | None, size: int) -> 
     except (
         Exception
     ) as error:  # onnx_ir's exceptions share no base class, and protobuf decodes its texts when they are read
-        raise InputError(f"{name}: the graph is damaged: {str(error).strip().splitlines()[0][:300]}") from error
+        raise InputError(f"{name}: the graph is damaged: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    """Of the error underneath: those around it name onnx_ir's own functions."""
+    while isinstance(error, ir.serde.SerdeError) and error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def _understood(proto: onnx.ModelProto, name: str, path: Path | None, size: int) -> Loaded:
     _check_texts(proto)
-    _check_operators(proto, name)
-    external = list(_external_tensors([proto.graph, *proto.functions]))
-    folder = path.parent if external and path is not None else None
-    for tensor in external:
-        for location in [e.value for e in tensor.external_data if e.key == "location"] or [""]:
-            if folder is None:
-                raise InputError(f"{name}: its weights lie in {location!r}; give the path of the .onnx file instead")
-            _check_external(name, folder, location, _end(tensor))
+    check_structure(proto, name)
+    tensors = list(stored_tensors(proto))
+    folder = path.parent if path is not None else None
+    external = check_external(tensors, name, folder)
+    for tensor in tensors:
+        check_stored(tensor, name)
     model = ir.from_proto(proto)
     if model.functions:
         model = InlinePass()(model).model
-    if folder is not None:
+    if external:
         ir.external_data.set_base_dir(model.graph, str(folder))
     model.graph.sort()  # refuses a cycle
     _check_sources(model.graph, name)
-    return Loaded(model, name, path, folder, size)
+    return Loaded(model, name, path, folder if external else None, size)
 
 
 def _check_texts(proto: onnx.ModelProto) -> None:
     """Protobuf gives texts that are not UTF-8 as bytes."""
     for graph in (proto.graph, *proto.functions):
-        texts = [t for n in _nodes(graph) for t in (n.name, n.op_type, n.domain, *n.input, *n.output)]
+        texts = [t for n, _ in nodes_of(graph) for t in (n.name, n.op_type, n.domain, *n.input, *n.output)]
         if isinstance(graph, onnx.GraphProto):
             texts += [v.name for v in (*graph.input, *graph.output, *graph.value_info, *graph.initializer)]
         for text in (*texts, *(t for entry in proto.metadata_props for t in (entry.key, entry.value))):
             if isinstance(text, bytes):
                 raise ValueError(f"the name {text[:40]!r} is not UTF-8")
-
-
-def _check_operators(proto: onnx.ModelProto, name: str) -> None:
-    local = {(f.domain, f.name): f for f in proto.functions}
-    own = {domain for domain, _ in local}
-    count = 0
-    for graph in (proto.graph, *proto.functions):
-        for node in _nodes(graph):
-            count += 1
-            if node.domain not in DOMAINS and node.domain not in own:
-                raise InputError(
-                    f"{name}: uses the custom operator {node.domain}::{node.op_type}; custom operators are refused. "
-                    "Export the model with standard operators"
-                )
-    count = _unfolded(proto.graph, local, {}) if local else count
-    if count > MAX_NODES:
-        raise InputError(f"{name}: {count} nodes; the limit is {MAX_NODES}")
-
-
-def _unfolded(graph: Any, local: Mapping[tuple[str, str], Any], known: dict[tuple[str, str], int]) -> int:
-    """How many nodes there are once functions are written out; a function that calls itself ends in RecursionError."""
-    count = 0
-    for node in _nodes(graph):
-        key = (node.domain, node.op_type)
-        if key in local and key not in known:
-            known[key] = _unfolded(local[key], local, known)
-        count += known.get(key, 1)
-    return count
-
-
-def _nodes(graph: Any) -> Iterator[onnx.NodeProto]:
-    """The nodes of a graph or function and of the graphs inside them."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-                yield from _nodes(inner)
-
-
-def _external_tensors(graphs: Iterable[Any]) -> Iterator[onnx.TensorProto]:
-    for graph in graphs:
-        tensors = [*graph.initializer, *_sparse(graph.sparse_initializer)] if isinstance(graph, onnx.GraphProto) else []
-        for node in graph.node:
-            for attribute in node.attribute:
-                tensors += [attribute.t, *attribute.tensors]
-                tensors += _sparse([attribute.sparse_tensor, *attribute.sparse_tensors])
-                yield from _external_tensors([*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs])
-        yield from (tensor for tensor in tensors if tensor.data_location == onnx.TensorProto.EXTERNAL)
-
-
-def _sparse(tensors: Iterable[onnx.SparseTensorProto]) -> Iterator[onnx.TensorProto]:
-    for tensor in tensors:
-        yield from (tensor.values, tensor.indices)
-
-
-def _end(tensor: onnx.TensorProto) -> int:
-    """Where in its file a tensor ends, as far as it says so."""
-    return sum(int(e.value) for e in tensor.external_data if e.key in ("offset", "length"))
-
-
-def _check_external(name: str, folder: Path, location: str, end: int) -> None:
-    if not location or Path(location).is_absolute() or ".." in Path(location.replace("\\", "/")).parts:
-        raise InputError(
-            f"{name}: its weights point outside the model's folder ({location!r}); refused, for that file is not part "
-            "of the model"
-        )
-    file = folder / location
-    if not file.exists():
-        raise InputError(f"{name}: the file {location!r} with its weights is missing; put it into {folder}")
-    if not file.resolve().is_relative_to(folder) or not file.is_file() or file.stat().st_nlink > 1:
-        raise InputError(
-            f"{name}: {location!r} with its weights is a link or no regular file in {folder}; put a copy there"
-        )
-    if file.stat().st_size < end:
-        raise InputError(
-            f"{name}: {location!r} with its weights has {file.stat().st_size} bytes of {end}; copy it again"
-        )
 
 
 def _check_sources(graph: ir.Graph, name: str) -> None:

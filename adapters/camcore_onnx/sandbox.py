@@ -1,6 +1,6 @@
 """Run a function in a process of its own, with limits: what crashes there is an error here.
 
-A model of another's making can bring ONNX Runtime down, and the Python process with it: no exception can be caught then.
+A model of another's making can bring ONNX Runtime down, and the Python process with it: there is nothing to catch then.
 Functions are named and their arguments and results are JSON, so no pickle is read and no model is copied.
 """
 
@@ -102,7 +102,7 @@ def run_apart(
         What the function raised.
     """
     seconds, memory = seconds or _seconds(), memory or _memory()
-    request = {"path": [p for p in sys.path if p], "function": function, "arguments": arguments}
+    request: dict[str, Any] = {"path": [p for p in sys.path if p], "function": function, "arguments": arguments}
     request |= {"memory": memory, "cpu": int(seconds * (os.cpu_count() or 1)) + 1}
     stage = Stage(seconds=seconds, memory=memory)
     with _started(request) as process:

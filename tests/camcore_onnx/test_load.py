@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from camcore_onnx import OnnxBackend
+from camcore_onnx import OnnxBackend, limits
 from camcore_onnx import load as load_module
 from camcore_onnx.load import load, serialize
 from google.protobuf.message import EncodeError
@@ -317,13 +317,15 @@ class TestOperators:
             functions.append(helper.make_function("own", f"F{level}", ["x"], ["y"], calls, opsets()))
         g = Graph()
         g.out(g.add("F10", g.image(["N", 3, 8, 8]), domain="own"), ["N", 3])
-        with pytest.raises(InputError, match="nodes; the limit is 500000"):
+        with pytest.raises(InputError, match="nodes once its functions are written out; the limit is 500000"):
             load(g.model(functions=functions, domains=["own"]))
 
     def test_too_many_nodes(self, monkeypatch):
-        monkeypatch.setattr(load_module, "MAX_NODES", 4)
+        monkeypatch.setattr(limits, "MAX_NODES", 4)
         with pytest.raises(InputError, match="model in memory: 5 nodes; the limit is 4"):
             load(classifier())
+        with pytest.raises(InputError, match="the bytes given: more than 4 nodes; the limit is 4"):
+            load(onnx_bytes(classifier()))
 
     def test_more_than_protobuf_can_hold(self):
         class Proto:
