@@ -11,14 +11,18 @@ from typing import Any
 
 from camcore.errors import InputError
 
-__all__ = ["clean", "read_labels", "short_name"]
+__all__ = ["clean", "escaped", "harmless", "read_labels", "short_name"]
 
 _LIMIT_BYTES = 16 << 20
 _LIMIT_NAMES = 1_000_000
 _SYNSET = re.compile(r"^n\d{8}(?:\s*[:,]\s*|\s+)(?=\S)")
 _NUMBER = re.compile(r"^([0-9]{1,9})(?:\s*[:,]\s*|\s+)(?=\S)")
-# Besides what a terminal obeys: what turns the writing direction, and surrogates, which no file can hold.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# Besides what a terminal obeys: what turns the writing direction, what is not seen (but for the two joiners that some
+# scripts are written with), and surrogates, which no file can hold.
+_CONTROL = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
+    r"\U000e0000-\U000e007f]"
+)
 
 
 def read_labels(source: str | PathLike[str] | Sequence[str] | Mapping[Any, str]) -> tuple[str, ...]:
@@ -32,12 +36,12 @@ def read_labels(source: str | PathLike[str] | Sequence[str] | Mapping[Any, str])
     Raises
     ------
     InputError
-        If the file is missing, not text, or empty.
+        If the file is missing, not text, empty or larger than 16 MiB, or names more than a million classes.
     """
     if isinstance(source, Mapping):
         return _from_mapping(source)
     if not isinstance(source, (str, PathLike)):
-        return tuple(clean(str(name)) for name in source)
+        return _listed(source)
     path = Path(source)
     if not path.is_file():
         raise InputError(f"labels: {path}: no such file")
@@ -53,13 +57,19 @@ def read_labels(source: str | PathLike[str] | Sequence[str] | Mapping[Any, str])
     return names
 
 
+def _listed(names: Sequence[Any]) -> tuple[str, ...]:
+    if len(names) > _LIMIT_NAMES:
+        raise InputError(f"labels: {len(names)} names; the limit is {_LIMIT_NAMES}")
+    return tuple(clean(str(name)) for name in names)
+
+
 def _from_lines(text: str) -> tuple[str, ...]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if all(_SYNSET.match(line) for line in lines):
         lines = [_SYNSET.sub("", line) for line in lines]
     elif _numbered(lines):
         lines = [_NUMBER.sub("", line) for line in lines]
-    return tuple(clean(line) for line in lines)
+    return _listed(lines)
 
 
 def _numbered(lines: Sequence[str]) -> bool:
@@ -76,7 +86,7 @@ def _from_json(path: Path, text: str) -> tuple[str, ...]:
     if isinstance(data, dict):
         return _from_mapping(data)
     if isinstance(data, list):
-        return tuple(clean(str(name)) for name in data)
+        return _listed(data)
     raise InputError(f"labels: {path}: expected a JSON list of names, or an object of index to name")
 
 
@@ -91,8 +101,30 @@ def _from_mapping(data: Mapping[Any, Any]) -> tuple[str, ...]:
 
 
 def clean(name: str, limit: int = 200) -> str:
-    """``name`` without control and text-direction characters, at most ``limit`` long."""
+    """``name`` without characters that control, turn or hide text, at most ``limit`` long."""
     return _CONTROL.sub(" ", name).strip()[:limit]
+
+
+def harmless(text: str) -> str:
+    """``text`` with such characters as spaces; its lines stay lines."""
+    return _CONTROL.sub(lambda found: found[0] if found[0] == "\n" else " ", text)
+
+
+def escaped(document: str) -> str:
+    r"""A JSON document with such characters, which are in its texts only, written as ``\u`` and a number.
+
+    Examples
+    --------
+    >>> print(escaped('{"name": "a' + chr(0x202E) + 'b"}'))
+    {"name": "a\u202eb"}
+    """
+    return _CONTROL.sub(lambda found: found[0] if found[0] == "\n" else _code(ord(found[0])), document)
+
+
+def _code(number: int) -> str:
+    if number < 1 << 16:
+        return f"\\u{number:04x}"
+    return f"\\u{0xD800 + (number - 0x10000 >> 10):04x}\\u{0xDC00 + (number & 0x3FF):04x}"
 
 
 def short_name(name: str) -> str:

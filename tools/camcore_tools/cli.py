@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import camcore
 from camcore.errors import CamError
+from camcore.labels import harmless
 
 __all__ = ["COMMANDS", "main"]
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = command.run(arguments)
         sys.stdout.flush()
     except CamError as error:
-        print(f"camcore {arguments.command}: {error}", file=sys.stderr)
+        print(f"camcore {arguments.command}: {harmless(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"camcore {arguments.command}: stopped", file=sys.stderr)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-from camcore.labels import clean
+from camcore.labels import clean, escaped, harmless
 
 __all__ = ["Progress", "columns", "note", "print_json", "safe"]
 
@@ -20,12 +20,12 @@ _SPACES = 40  # in front of a cell, at most
 
 def note(text: str) -> None:
     """A remark on stderr."""
-    print(text, file=sys.stderr)
+    print(harmless(text), file=sys.stderr)
 
 
 def print_json(document: Any) -> None:
     """One JSON document on stdout."""
-    print(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
+    print(escaped(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)))
 
 
 def safe(name: Any) -> str:
