@@ -20,6 +20,7 @@ from camcore_onnx import surgery
 from camcore_onnx.backend import OnnxBackend
 from camcore_onnx.cards import card_of
 from camcore_onnx.embedding import embed as embed_map
+from camcore_onnx.embedding import refuse_embedded
 from camcore_onnx.embedding.check import check_embedded
 from camcore_onnx.embedding.wanted import Wanted
 from camcore_onnx.exporting_apart import can_be_sent, export_apart
@@ -153,6 +154,7 @@ def export(
     goal = target_path(path, overwrite=overwrite)
     doing(f"exporting {source if isinstance(source, (str, PathLike)) else 'the model'}")
     given = OnnxBackend(source, device="cpu")
+    refuse_embedded(given)
     loaded = _converted(given.loaded, opset, fp16)
     backend = given if loaded is given.loaded else OnnxBackend(loaded.model, device="cpu")
     wanted = Wanted(method, layer, classes, heatmap, name, target, options)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from camcore.engine import Explainer
 from camcore.explanation import Explanation
 from camcore_onnx.backend import OnnxBackend
+from camcore_onnx.plain import output_names
 from camcore_onnx.runtime import make_session
 from camcore_onnx.verify import Check, relative
 
@@ -60,7 +61,7 @@ def _differences(
     found: Mapping[str, Floats], card: Mapping[str, Any], explainer: Explainer, images: Floats
 ) -> list[tuple[str, float]]:
     """By the classes that the file chose: of two scores that are almost the same either may be first."""
-    name, heatmap = card["name"], _heatmap_name(card)
+    name, _, _, heatmap = output_names(card)
     out: Explanation = explainer(
         images, "all" if card["classes"] == "all" else found[f"{name}_classes"].astype(np.int64)
     )
@@ -71,7 +72,3 @@ def _differences(
     if heatmap in found:
         seen.append((heatmap, relative(found[heatmap], out.heatmaps(found[heatmap].shape[2:]))))
     return seen
-
-
-def _heatmap_name(card: Mapping[str, Any]) -> str:
-    return "heatmap" if card["name"] == "cam" else f"{card['name']}_heatmap"

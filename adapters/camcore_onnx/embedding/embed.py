@@ -31,9 +31,10 @@ from camcore_onnx.gradients.raise_opset import raised
 from camcore_onnx.gradients.tensor import Tensor
 from camcore_onnx.load import Loaded
 from camcore_onnx.metadata import Card, write_card
+from camcore_onnx.plain import output_names
 from camcore_onnx.shapes import lengths_of
 
-__all__ = ["Embedded", "embed", "embed_cam"]
+__all__ = ["Embedded", "embed", "embed_cam", "refuse_embedded"]
 
 _POSSIBLE = (
     "take cam, gradcam, gradcam++, xgradcam, hirescam, layercam, gradcam-elementwise, finercam, shapleycam, "
@@ -141,7 +142,7 @@ def embed(
     size: tuple[int, ...] | None = None,
 ) -> Embedded:
     """As :func:`embed_cam`, of a backend that is open."""
-    _refuse_second(backend)
+    refuse_embedded(backend)
     plan = make_plan(wanted.method, backend, [wanted.layer], aim=wanted.target, options=wanted.options or {})
     head = plan.tap.head
     wanted = replace(
@@ -157,7 +158,8 @@ def embed(
     return Embedded(site.loaded.model, plan, card)
 
 
-def _refuse_second(backend: OnnxBackend) -> None:
+def refuse_embedded(backend: OnnxBackend) -> None:
+    """Raise for a model that has a map inside, and tell which."""
     if backend.card.cam is not None:
         told = ", ".join(f"{key} {value}" for key, value in backend.card.cam.items() if value not in (None, ""))
         raise InputError(
@@ -228,14 +230,14 @@ def _finish(site: Site, maps: Tensor, wanted: Wanted, method: Method) -> None:
     """The outputs, behind those of the model."""
     whole = maps if maps.rank == len(site.native.shape) and site.layout.kind == "first" and maps.rank > 3 else None
     maps = (spatial(maps, site.native, site.layout) if whole is None else maps).cast(ir.DataType.FLOAT)
-    give(site, wanted.name, maps)
+    name, of_classes, of_scores, of_heat = output_names({"name": wanted.name})
+    give(site, name, maps)
     if site.classes is not None:
-        give(site, f"{wanted.name}_classes", site.classes.cast(ir.DataType.INT32))
-        give(site, f"{wanted.name}_scores", scores_of(site, site.classes))
+        give(site, of_classes, site.classes.cast(ir.DataType.INT32))
+        give(site, of_scores, scores_of(site, site.classes))
     if wanted.heatmap is not None:
         size = image_size(site) if wanted.heatmap == "input" else wanted.heatmap
-        name = "heatmap" if wanted.name == "cam" else f"{wanted.name}_heatmap"
-        give(site, name, heatmap(maps, [n for n in size if not isinstance(n, str)], rectifies=method.rectifies))
+        give(site, of_heat, heatmap(maps, [n for n in size if not isinstance(n, str)], rectifies=method.rectifies))
 
 
 def _card(backend: OnnxBackend, plan: Plan, wanted: Wanted, labels: Any, rule: str | Preprocess | None) -> Card:
