@@ -15,6 +15,7 @@ from camcore.pictures import MAX_PIXELS
 
 __all__ = ["PRESETS", "SIZE", "Preprocess", "View", "preprocess"]
 
+_LONGEST_SIDE = 1 << 14  # of sizes that models tell
 Resize = Literal["short", "squash", "none"]
 SIZE = (224, 224)  # where neither the model nor the user says one
 View = tuple[float, float, float, float]  # x0, y0, x1, y1 of the picture's part that the network saw, in its pixels
@@ -101,6 +102,8 @@ class Preprocess:
         """From a dict of untrusted origin; whatever does not fit raises :class:`InputError`."""
         try:
             size = data.get("size")
+            if size is not None and max(size[0], size[1]) > _LONGEST_SIDE:
+                raise ValueError(f"a size of {size[0]} x {size[1]}; the limit is {_LONGEST_SIDE} a side")
             return cls(
                 scale=float(data["scale"]),
                 mean=tuple(float(v) for v in data["mean"][:16]),
@@ -194,8 +197,8 @@ def _resize_pixels(picture: NDArray[np.uint8], size: tuple[int, int], nearest: b
 
 def _channels(picture: NDArray[np.uint8], channels: int, order: str) -> NDArray[np.uint8]:
     if channels == 1:
-        luma = picture @ np.array([0.299, 0.587, 0.114])
-        return np.rint(luma).astype(np.uint8)[..., None]
+        luma = picture @ np.array([299, 587, 114])  # whole numbers: halves are halves on every machine
+        return np.rint(luma / 1000).astype(np.uint8)[..., None]
     if channels != 3:
         raise InputError(f"the model takes {channels} channels; a picture has 3 (or 1 as grey): give a float array")
     return picture[..., ::-1] if order == "BGR" else picture

@@ -105,7 +105,7 @@ def compare_embedded(
     Parameters
     ----------
     plain : callable
-        Gives an explainer of the plain model for ``method=``, ``layer=`` and ``target=``.
+        Gives an explainer of the plain model for ``method=``, ``options=``, ``layer=`` and ``target=``.
     side : Side
         The model with its map inside.
     card : mapping
@@ -119,7 +119,8 @@ def compare_embedded(
         If the model does not give the outputs that its metadata name.
     """
     name = _text(card, "name") or "cam"
-    explain = plain(method=_text(card, "method") or "auto", layer=_text(card, "layer"), target=_text(card, "target"))
+    words = {key: _text(card, key) for key in ("layer", "target")}
+    explain = plain(method=_text(card, "method") or "auto", options=card.get("options") or {}, **words)
     beside = "heatmap" if name == "cam" else f"{name}_heatmap"
     gauges = {n: Gauge(n, n, limits) for n in (name, f"{name}_scores", beside)}
     done = Maps(how=f"{_text(card, 'method')} at {_text(card, 'layer')}, {_text(card, 'classes')}")

@@ -16,7 +16,11 @@ __all__ = ["Card", "read_card", "write_card"]
 
 PREFIX = "camcore."
 _LIMIT = 8 << 20
+_LONGEST = 4000  # characters of a text
 _TEXTS = ("version", "layer", "head", "second_weight")
+_MAP_KEYS = frozenset(
+    {"method", "target", "layer", "classes", "way", "rectifies", "heatmap", "scores_are", "name", "options"}
+)
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,35 @@ def read_card(metadata: Mapping[str, str]) -> tuple[Card, list[str]]:
         Card(
             labels=_try(read_labels, labels, complaints) if isinstance(labels, (list, dict)) else None,
             preprocess=_try(Preprocess.from_json, found["preprocess"], complaints),
-            cam=found["cam"] if isinstance(found["cam"], dict) else None,
-            **{k: found[k] if isinstance(found[k], str) else None for k in _TEXTS},
+            cam=_try(_map_entry, found["cam"], complaints),
+            **{k: _text(found[k]) for k in _TEXTS},
         ),
         complaints,
     )
+
+
+def _text(value: Any) -> str | None:
+    """As it is, since it may name a tensor; whoever shows it cleans it."""
+    return value if isinstance(value, str) and len(value) <= _LONGEST else None
+
+
+def _map_entry(data: Any) -> Mapping[str, Any]:
+    """What is said of a map inside the graph: texts, numbers and a size, and no key that nobody knows."""
+    if not isinstance(data, dict) or not isinstance(data.get("name", "cam"), str):
+        raise InputError("metadata 'camcore.cam' does not tell of a map and was ignored")
+    return {key: value for key, value in data.items() if key in _MAP_KEYS and _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return len(value) <= 3 and all(isinstance(n, int) and 0 < n < 1 << 31 for n in value)
+    if isinstance(value, dict):
+        return len(value) <= 16 and all(_text(k) is not None and _is_single(v) for k, v in value.items())
+    return _is_single(value)
+
+
+def _is_single(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float)) or _text(value) is not None
 
 
 def _parse(metadata: Mapping[str, str], key: str, complaints: list[str]) -> Any:

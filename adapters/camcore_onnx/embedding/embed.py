@@ -244,6 +244,7 @@ def _card(backend: OnnxBackend, plan: Plan, wanted: Wanted, labels: Any, rule: s
     told = {
         "method": plan.method.name,
         "target": plan.target.name,
+        "options": dict(wanted.options) if wanted.options else None,
         "layer": plan.tap.layer,
         "classes": wanted.classes,
         "way": plan.way,
