@@ -122,3 +122,44 @@ def test_weights_of_another_network(tmp_path: Path, capsys: pytest.CaptureFixtur
     ]
     assert main(words) == 2
     assert "Missing key(s) in state_dict" in capsys.readouterr().err
+
+
+def test_a_map_goes_into_the_file(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "out.cam.onnx"
+    words = ["export", str(model), "-o", str(target), "--embed", "--classes", "top2", "--heatmap", "input"]
+    assert main([*words, "--method", "layercam"]) == 0
+    text = capsys.readouterr().out
+    assert "map       layercam of top2, closed form" in text
+    for name in ("cam", "cam_scores", "heatmap"):
+        assert f"[ok] {name}, graph against explainer" in text
+    assert [o.name for o in onnx.load(target).graph.output] == ["scores", "cam", "cam_classes", "cam_scores", "heatmap"]
+    assert main([*words[:3], str(tmp_path / "b.onnx"), "--embed"]) == 0
+    assert main(["export", str(target), "-o", str(tmp_path / "again.onnx"), "--embed"]) == 2
+    error = capsys.readouterr().err
+    assert "it has a map inside already (method layercam" in error
+    assert "classes top2" in error
+    assert not (tmp_path / "again.onnx").exists()
+
+
+def test_half_precision_shows_its_error(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "half.onnx"
+    assert main(["export", str(model), "-o", str(target), "--embed", "--fp16", "--json"]) == 0
+    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert 0 < checks["float16 against float32"]["difference"] < 1e-2
+    assert "same best class in 100 %" in checks["float16 against float32"]["detail"]
+
+
+@pytest.mark.parametrize("words", [["--classes", "all"], ["--heatmap", "input"], ["--option", "samples=3"]])
+def test_what_is_said_of_a_map_needs_a_map(
+    words: list[str], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(model), "-o", str(tmp_path / "out.onnx"), *words]) == 2
+    assert f"{words[0]}: only of a map inside the file; add --embed" in capsys.readouterr().err
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_a_module_is_exported_with_its_map(tmp_path: Path) -> None:
+    target = tmp_path / "out.onnx"
+    words = ["export", "--torch", "torchvision.models:squeezenet1_1", "--shape", "1x3x64x64", "-o", str(target)]
+    assert main([*words, "--exporter", "torchscript", "--embed", "--classes", "input"]) == 0
+    assert "cam_class" in [v.name for v in onnx.load(target).graph.input]
