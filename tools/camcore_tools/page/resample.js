@@ -92,4 +92,4 @@ function per(numbers, channel, channels) {
   return channels === 1 ? numbers.reduce((a, b) => a + b, 0) / numbers.length : numbers[channel];
 }
 
-const grey = (pixels, k) => rounded(0.299 * pixels[k] + 0.587 * pixels[k + 1] + 0.114 * pixels[k + 2]);
+const grey = (pixels, k) => rounded((299 * pixels[k] + 587 * pixels[k + 1] + 114 * pixels[k + 2]) / 1000);
