@@ -244,7 +244,7 @@ def _card(backend: OnnxBackend, plan: Plan, wanted: Wanted, labels: Any, rule: s
     told = {
         "method": plan.method.name,
         "target": plan.target.name,
-        "options": dict(wanted.options) if wanted.options else None,
+        **({"options": dict(wanted.options)} if wanted.options else {}),
         "layer": plan.tap.layer,
         "classes": wanted.classes,
         "way": plan.way,
