@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from camcore_onnx.class_maps import CLASSES, COUNT, MAPS, add_class_maps, can_ad
 from camcore_onnx.constants import Constants
 from camcore_onnx.heads import Found
 from camcore_onnx.load import Loaded
-from camcore_onnx.providers import PROVIDERS
+from camcore_onnx.providers import CPU, PROVIDERS
 from camcore_onnx.runtime import device_of, make_session
 from camcore_onnx.surgery import add_outputs
 
@@ -62,9 +62,9 @@ class Runner:
     def __init__(self, model: ir.Model, what: str, **options: Any) -> None:
         self._what = what
         self.session = make_session(model, **options)
-        self._on_cpu = self.session.get_providers()[0] == "CPUExecutionProvider"
         self._device = bound(self.session, options.get("device", "auto"), recorded=options.get("cuda_graph", False))
-        self._busy = threading.Lock()  # CUDA sessions run one call at a time
+        on_cpu = self.session.get_providers()[0] == CPU
+        self._turn: AbstractContextManager[Any] = nullcontext() if on_cpu else threading.Lock()  # others: one at a time
 
     def place(self, array: NDArray[Any]) -> NDArray[Any] | Placed:
         """An array that several calls take, all rows at once: copied to the device once, where there is one."""
@@ -117,14 +117,12 @@ class Runner:
             text = str(error).strip().splitlines()
             shape = (size, *next(iter(feed.values())).shape[1:])
             raise InputError(
-                f"ONNX Runtime could not run {self._what} of shape {shape}: {text[0][:400] if text else error!r}"
+                f"ONNX Runtime could not run {self._what} of shape {shape}: {text[0][:400] if text else repr(error)}"
             ) from error
 
     def call(self, names: Sequence[str], feed: Mapping[str, Any]) -> Any:
         """One run of the session as it is."""
-        if self._on_cpu:
-            return self.session.run(names, feed)
-        with self._busy:
+        with self._turn:
             return self.session.run(names, feed) if self._device is None else self._device.run(names, feed)
 
 
