@@ -21,6 +21,7 @@ from camcore.preprocess import Preprocess
 from camcore.scores import Classes, choose_classes, top_count
 from camcore_onnx.axes import Axes, is_map
 from camcore_onnx.constants import Constants
+from camcore_onnx.folded import find_folded_head, may_be_maps, state_folded
 from camcore_onnx.gradients.differentiator import Differentiator
 from camcore_onnx.gradients.finish import can_finish
 from camcore_onnx.gradients.observer import Observer
@@ -29,12 +30,14 @@ from camcore_onnx.layers import find_layer, is_inner, operator_of
 from camcore_onnx.layouts import token_features
 from camcore_onnx.load import Loaded, infer_shapes, load
 from camcore_onnx.metadata import read_card
+from camcore_onnx.plain import without_map
 from camcore_onnx.ports import image_input, score_outputs
 from camcore_onnx.runtime import device_of, placement
 from camcore_onnx.second import read_second_weight
 from camcore_onnx.sessions import Watcher
 from camcore_onnx.shapes import lengths_of
 from camcore_onnx.tails import Tail, TailSession, tails_of
+from camcore_onnx.unfold.integers import float_of, whole_of
 
 if TYPE_CHECKING:
     from camcore.methods import Method
@@ -114,6 +117,8 @@ class OnnxBackend:
         infer_shapes(self.loaded.model)
         card, self.complaints = read_card(self.loaded.model.metadata_props)
         self.card = card
+        if card.cam is not None:
+            self.loaded = without_map(self.loaded, card.cam)
         self.labels: tuple[str, ...] | None = card.labels
         self.preprocess: Preprocess | None = card.preprocess
         if card.second_weight is not None:
@@ -151,13 +156,16 @@ class OnnxBackend:
 
         Where a class token is read, that is the tokens one attention before, for behind it the patches do not matter.
         """
-        own = (self.card.cam or {}).get("name", "")  # of a map inside
-        outputs = [v for v in score_outputs(self.loaded, self._output) if not own or v.name != f"{own}_scores"]
+        state_folded(self.loaded)
+        outputs = score_outputs(self.loaded, self._output)
         tries = [find_head(value, self.constants) for value in outputs]
+        if all(f.head is None for f in tries):
+            tries = [find_folded_head(value, self.loaded) or f for value, f in zip(outputs, tries, strict=True)]
         found = next((f for f in tries if f.head is not None), tries[0])
         if found.head is not None:
             return found
-        return replace(found, features=token_features(found.logits, self.constants) or found.features)
+        features = token_features(found.logits, self.constants) or found.features
+        return replace(found, features=None if features is None else float_of(self.loaded.model, features))
 
     @cached_property
     def second_weight(self) -> Floats:
@@ -190,7 +198,7 @@ class OnnxBackend:
             shape=self._shape(value, example),
             slack=found.slack,
             tolerance=self._tolerance(),
-            no_gradient=self.differentiator.obstacle(value),
+            no_gradient=self.differentiator.obstacle(whole_of(value)),
         )
         if self.axes.pools_prefix(value):
             return replace(tap, head=None, how="", obstacle=POOLED_PREFIX)
@@ -210,7 +218,9 @@ class OnnxBackend:
     def _named(self, layer: str) -> ir.Value:
         """Each name is looked up once: that takes as long as a small network."""
         if layer not in self._names:
-            self._names[layer] = find_layer(self.graph, layer)
+            value = find_layer(self.graph, layer)
+            with self._lock:
+                self._names[layer] = float_of(self.loaded.model, value)
         return self._names[layer]
 
     def layout(self, layer: str | None = None, size: tuple[int, ...] | None = None) -> Layout:
@@ -226,7 +236,8 @@ class OnnxBackend:
     def layers(self) -> list[Layer]:
         """The last tensor of each map size that ends a block, and the features; of those whose axes are known."""
         found = self.found.features
-        ends = [v for v in self._floats() if v is found or not (self.constants.is_constant(v) or is_inner(v))]
+        floats = may_be_maps(self.graph, self.input.shape[0], found)
+        ends = [v for v in floats if v is found or not (self.constants.is_constant(v) or is_inner(v))]
         shapes = [(v, self._shape(v) if v is found else self.axes.shape(v)) for v in ends]
         axes = len(self.input.shape) - 1  # maps of fewer are flat
         maps = [
@@ -246,7 +257,7 @@ class OnnxBackend:
     ) -> list[Evidence]:
         """One forward pass; see :class:`camcore.Backend`."""
         if needs & {"gradients", "curvature"}:
-            values = [self.value(layer) for layer in layers]
+            values = [whole_of(self.value(layer)) for layer in layers]
             names = self.labels if labels is None else labels
             found = self._observer.evidence(images, values, classes, names, target, bends="curvature" in needs)
             return [replace(e, head=self.found.head if "head" in needs else None) for e in found]
@@ -285,7 +296,9 @@ class OnnxBackend:
     ) -> list[Evidence]:
         """The raw maps of each layer, made in the graph; see :class:`camcore.evidence.Finisher`."""
         names = self.labels if labels is None else labels
-        return self._observer.maps(images, [self.value(layer) for layer in layers], classes, names, target, method)
+        return self._observer.maps(
+            images, [whole_of(self.value(layer)) for layer in layers], classes, names, target, method
+        )
 
     def scores(self, images: Floats) -> Floats:
         """(N, K) scores, before a final softmax."""
@@ -311,20 +324,6 @@ class OnnxBackend:
         assert seen.features is not None  # asked for
         assert isinstance(self.found.head, LinearHead)  # the planner has seen to that
         return cam(seen.features, self.found.head, seen.classes)
-
-    def _floats(self) -> list[ir.Value]:
-        """The tensors that may be maps: floats of a fitting rank, the batch in front."""
-        batch = self.input.shape[0]
-        return [
-            v
-            for node in self.graph
-            for v in node.outputs
-            if v.shape is not None
-            and len(v.shape) in (3, 4, 5)
-            and (not isinstance(v.shape[0], int) or v.shape[0] == batch)
-            and v.dtype is not None
-            and v.dtype.name in _TOLERANCE
-        ]
 
     def _shape(self, value: ir.Value, example: Floats | None = None) -> tuple[int | None, ...]:
         """(C, *S); a run shows what the graph does not state and the size of the images fixes. Empty if not known."""

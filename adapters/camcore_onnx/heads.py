@@ -16,6 +16,9 @@ from camcore_onnx.steps import POOLS, STEPS, Step, channels_of, is_one, space_of
 __all__ = ["Found", "find_head", "last_map"]
 
 
+_DEQUANTISED = "dequantised features"
+
+
 @dataclass(frozen=True, eq=False)
 class Found:
     """Where the features are and how the scores come from them.
@@ -85,11 +88,16 @@ def find_head(output: ir.Value, constants: Constants) -> Found:
         logits,
         value,
         head,
-        how=walk.how(),
+        how=f"{_DEQUANTISED} -> {walk.how()}" if _is_dequantised(value) else walk.how(),
         scores_are=walk.logits_are,
         slack=walk.slack,
         channel_axis=axis,
     )
+
+
+def _is_dequantised(value: ir.Value) -> bool:
+    node = value.producer()
+    return node is not None and node.op_type == "DequantizeLinear"
 
 
 def _next_step(value: ir.Value, walk: HeadWalk, constants: Constants) -> Step:

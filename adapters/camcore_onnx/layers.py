@@ -134,8 +134,10 @@ def operator_of(value: ir.Value) -> str:
 
 def is_inner(value: ir.Value) -> bool:
     """A copy, or read by nothing but one operator of the same block: a part of it, not its end."""
-    inner = ("Concat", "Add", "Sum", "Mul", "BatchNormalization", "Relu", "Clip", "QuantizeLinear", "Slice", "Pad")
-    inner += ("QLinearConcat", "QLinearAdd", "QLinearMul")
+    inner = (
+        *("Concat", "Add", "Sum", "Mul", "BatchNormalization", "Relu", "Clip", "QuantizeLinear", "Slice", "Pad"),
+        *("QLinearConcat", "QLinearAdd", "QLinearMul"),
+    )
     node, users = value.producer(), {use.node for use in value.uses()}
     copied = node is not None and node.op_type == "Identity"
     return copied or (len(users) == 1 and next(iter(users)).op_type in inner)

@@ -19,8 +19,19 @@ __all__ = ["axis_of_channels", "layout_of", "token_features"]
 
 _VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 _COPIES = ("Identity", "Cast", "Dropout", "QuantizeLinear", "DequantizeLinear")
-_SPATIAL = ("Conv", "ConvTranspose", "BatchNormalization", "InstanceNormalization", "GroupNormalization", "LRN")
-_MAP_POOLS = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "AveragePool", "MaxPool", "LpPool")
+_SPATIAL = (
+    "Conv",
+    "QLinearConv",
+    "ConvTranspose",
+    "BatchNormalization",
+    "InstanceNormalization",
+    "GroupNormalization",
+    "LRN",
+)
+_MAP_POOLS = (
+    *("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "AveragePool", "MaxPool", "LpPool"),
+    *("QLinearGlobalAveragePool", "QLinearAveragePool"),
+)
 _FUSED = ("SkipLayerNormalization", "RMSNormalization", "MultiHeadAttention")  # on the last axis
 _PROJECTIONS = (*_VIEWS, *_COPIES, "Transpose", "Split", "Slice", "Gather", "Expand")
 _UNDER_SOFTMAX = (*_COPIES, *_VIEWS, "Where", "Expand")
@@ -148,8 +159,8 @@ class _Neighbours:
     def _clue(self, node: ir.Node, value: ir.Value) -> int | None:
         """The channel axis of what an operator gives, or takes: those that tell it treat both alike."""
         op = node.op_type
-        if op in (*_SPATIAL, *_MAP_POOLS, "Gemm"):
-            return 1
+        if op in (*_SPATIAL, *_MAP_POOLS, "Gemm", "QGemm"):
+            return rank_of(value) - 1 if node.attributes.get_int("channels_last", 0) else 1
         if op in _FUSED:
             return rank_of(value) - 1
         if op == "MatMul":

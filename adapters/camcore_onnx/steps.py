@@ -182,7 +182,10 @@ def _layer_norm(step: Step) -> ir.Value:
 
 
 def _dequantize(step: Step) -> ir.Value:
-    inner = step.data().producer()
+    inner, moves = step.data().producer(), []
+    while inner is not None and inner.op_type in _MOVES and inner.inputs[0] is not None:
+        moves.append(inner.op_type)
+        inner = inner.inputs[0].producer()
     if inner is None or inner.op_type != "QuantizeLinear":
         raise HeadNotFound(
             f"{step.name} reads integers from {inner.op_type if inner else 'an input'}: a quantised head"
@@ -190,7 +193,8 @@ def _dequantize(step: Step) -> ir.Value:
     scale = step.need_constant(1)
     if scale.size != 1:
         raise HeadNotFound(f"{step.name} has a scale for each channel of the data")
-    step.walk.quantize("QuantizeLinear -> DequantizeLinear", float(scale.reshape(-1)[0]))
+    chain = ["QuantizeLinear", *reversed(moves), "DequantizeLinear"]
+    step.walk.quantize(" -> ".join(chain), float(scale.reshape(-1)[0]))
     return Step(inner, step.walk, step.constants).data()
 
 
@@ -263,6 +267,7 @@ def _obstacle(text: str) -> Callable[[Step], ir.Value]:
     return refuse
 
 
+_MOVES = ("Flatten", "Squeeze", "Unsqueeze", "Reshape", "Identity")  # of integers as of floats
 _MAXIMUM = "{} takes the maximum over the map, not the mean"
 STEPS: dict[str, Callable[[Step], ir.Value]] = {
     **dict.fromkeys(("Identity", "Cast", "Dropout", "Flatten", "Squeeze", "Unsqueeze", "Reshape", "Transpose"), _same),

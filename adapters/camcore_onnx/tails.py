@@ -19,6 +19,7 @@ from camcore_onnx.heads import Found
 from camcore_onnx.load import Loaded, infer_shapes
 from camcore_onnx.ports import NUMPY_TYPES
 from camcore_onnx.sessions import Runner, Watcher, as_rows
+from camcore_onnx.unfold.integers import read_again, whole_of
 
 __all__ = ["Split", "Tail", "TailSession", "crossing", "reached", "sources", "split", "tails_of"]
 
@@ -63,14 +64,26 @@ def split(loaded: Loaded, value: ir.Value, logits: ir.Value) -> Split:
     if value.dtype is None or value.dtype.name not in _FLOATS:
         kind = "of an unknown type" if value.dtype is None else f"of type {value.dtype.name.lower()}"
         raise MethodNotPossible(f"the layer {value.name!r} is {kind}; its features cannot be changed: take another")
-    behind = reached(graph, [value])
+    whole = whole_of(value)
+    behind = reached(graph, [whole])
     if logits is value or logits not in behind:
         why = "are that layer" if logits is value else "do not depend on it"
         raise MethodNotPossible(f"nothing lies behind the layer {value.name!r}: the scores {why}; take another")
-    others = tuple(crossing(loaded, [value], logits))
-    part = ir.convenience.extract(graph, inputs=[value, *others], outputs=[logits])
+    others = tuple(crossing(loaded, [whole], logits))
+    part = _extracted(loaded, [value, *others], logits)
     _free_the_batch(part)
     return Split(ir.Model(part, ir_version=max(loaded.model.ir_version, 4)), others)
+
+
+def _extracted(loaded: Loaded, inputs: Sequence[ir.Value], logits: ir.Value) -> ir.Graph:
+    """What stands between; where integers are read of which the first input is what they mean, that is quantised."""
+    graph = loaded.model.graph
+    if whole_of(inputs[0]) is inputs[0]:
+        return ir.convenience.extract(graph, inputs=list(inputs), outputs=[logits])
+    copy = loaded.model.clone().graph
+    values = {v.name: v for v in (*copy.inputs, *(v for node in copy for v in node.outputs))}
+    read_again(copy, values[inputs[0].name])
+    return ir.convenience.extract(copy, inputs=[values[v.name] for v in inputs], outputs=[values[logits.name]])
 
 
 def reached(graph: ir.Graph, start: Iterable[ir.Value]) -> set[ir.Value]:

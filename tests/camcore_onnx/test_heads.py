@@ -578,16 +578,18 @@ class TestRefusal:
 
         assert "has a kernel of 3x3; behind a pooling only 1x1 is linear" in refused(head)
 
-    def test_convolution_on_integers(self):
+    def test_product_of_integers(self):
         def head(g: Graph, v: str) -> Any:
             step, zero = g.const(np.array(0.1)), g.const(np.array(0), dtype=np.int8)
-            whole = g.add("QuantizeLinear", g.add("GlobalAveragePool", v), step, zero)
-            weight = g.const(g.normal(CLASSES, CHANNELS, 1, 1) * 50, dtype=np.int8)
-            whole = g.add("QLinearConv", whole, step, zero, weight, step, zero, step, zero, name="whole")
-            g.out(g.add("Flatten", g.add("DequantizeLinear", whole, step, zero, name="back")), ["N", CLASSES])
+            whole = g.add("QuantizeLinear", pooled(g, v), step, zero)
+            weight = g.const(g.normal(CHANNELS, CLASSES) * 50, dtype=np.int8)
+            whole = g.add("MatMulInteger", whole, weight, name="whole")
+            step = g.const(np.array(0.01))
+            g.nodes.append(onnx.helper.make_node("Cast", [whole], ["floats"], to=1))
+            g.out(g.add("Mul", "floats", step), ["N", CLASSES])
             return g.model()
 
-        assert "DequantizeLinear 'back' reads integers from QLinearConv: a quantised head" in refused(head)
+        assert "MatMulInteger 'whole' works on integers" in refused(head)
 
     def test_softmax_in_the_middle(self):
         def head(g: Graph, v: str) -> Any:

@@ -13,6 +13,7 @@ import torch
 import torchvision
 from camcore_onnx import OnnxBackend, tails
 from camcore_onnx.axes import is_map
+from camcore_onnx.folded import may_be_maps
 from camcore_onnx.load import infer_shapes, load, serialize
 from camcore_onnx.tails import split
 from camcore_torch.exporting import to_onnx
@@ -402,7 +403,8 @@ def test_architectures(name, exporter):
 
 
 def maps_of(backend: OnnxBackend) -> list[Any]:
-    floats = [v for v in backend._floats() if not backend.constants.is_constant(v)]
+    floats = may_be_maps(backend.graph, backend.input.shape[0], backend.found.features)
+    floats = [v for v in floats if not backend.constants.is_constant(v)]
     return [v for v in floats if is_map(backend.axes.shape(v))]
 
 

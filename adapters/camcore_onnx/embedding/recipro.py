@@ -15,6 +15,7 @@ from camcore_onnx.gradients.pen import Pen
 from camcore_onnx.gradients.several import NotRepeatable, check_repeats, repeat_tail
 from camcore_onnx.gradients.tensor import Tensor
 from camcore_onnx.tails import reached
+from camcore_onnx.unfold.integers import whole_of
 
 __all__ = ["KERNELS", "kept", "kept_sums", "recipro_maps", "space_of"]
 
@@ -56,7 +57,7 @@ def recipro_maps(site: Site, feeds: Sequence[Feed], *, kernel: str = "pixel") ->
     """
     if kernel not in KERNELS:
         raise InputError(f"kernel {kernel!r} is not known. {suggest(str(kernel), KERNELS)}")
-    layer, logits = site.layer, site.logits
+    layer, logits = whole_of(site.layer), site.logits
     if layer is logits or logits not in reached(site.graph, [layer]):
         raise MethodNotPossible(f"nothing lies behind the layer {layer.name!r}: reciprocam is not possible there")
     try:
@@ -64,9 +65,19 @@ def recipro_maps(site: Site, feeds: Sequence[Feed], *, kernel: str = "pixel") ->
     except NotRepeatable as error:
         raise MethodNotPossible(f"reciprocam is not possible at {layer.name!r}: {error}") from error
     alone = site.features.transpose(0, 2, 1)
-    rows = _native(site, alone, kernel).cast(site.pen.facts.dtype(layer))
+    rows = _like(_native(site, alone, kernel), site.layer, layer)
     again = repeat_tail(site.loaded, [layer], logits, alone.value, shown={layer: rows.value}, title=_TITLE)
     return _chosen(site, again.scores, alone)
+
+
+def _like(rows: Tensor, layer: ir.Value, whole: ir.Value) -> Tensor:
+    """In the type of the layer; where the network reads the integers that it was made of, as these."""
+    node = layer.producer()
+    if whole is layer or node is None:
+        return rows.cast(rows.pen.facts.dtype(layer))
+    scale = [Tensor(rows.pen, v, v.dtype or ir.DataType.FLOAT, ()) for v in node.inputs[1:] if v is not None]
+    dtype = whole.dtype or ir.DataType.UINT8
+    return rows.pen.op("QuantizeLinear", rows, *scale, shape=rows.shape, dtype=dtype, domain=node.domain)
 
 
 def space_of(native: Tensor, site: Site) -> list[int | Tensor]:

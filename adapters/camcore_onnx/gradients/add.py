@@ -19,6 +19,7 @@ from camcore_onnx.gradients.facts import Feed, image_of, probes
 from camcore_onnx.gradients.finish import can_finish
 from camcore_onnx.gradients.raise_opset import raised
 from camcore_onnx.load import Loaded
+from camcore_onnx.unfold.integers import whole_of
 
 __all__ = ["add_tail_gradients", "gradient_model"]
 
@@ -112,7 +113,7 @@ def gradient_model(
 ) -> Built:
     """As :func:`add_tail_gradients`, of a backend; gives what was built."""
     row = None if maps is None else _finished(maps)
-    values = [backend.value(layer) for layer in layers]
+    values = [whole_of(backend.value(layer)) for layer in layers]
     if not values or len(set(values)) < len(values):
         raise InputError(f"layers {list(layers)} are not all different, or none; give each layer once")
     loaded = raised(backend.loaded)

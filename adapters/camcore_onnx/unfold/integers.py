@@ -9,7 +9,19 @@ import onnx_ir as ir
 
 from camcore.errors import MethodNotPossible
 
-__all__ = ["DIRECT", "SCALES", "Scale", "dequantized", "domain_of", "is_same", "scale_of"]
+__all__ = [
+    "DIRECT",
+    "SCALES",
+    "Scale",
+    "dequantized",
+    "domain_of",
+    "float_of",
+    "is_lone_whole",
+    "is_same",
+    "read_again",
+    "scale_of",
+    "whole_of",
+]
 
 # Where operators that give integers have their scale; the zero point comes behind it.
 SCALES = {
@@ -87,6 +99,48 @@ def dequantized(model: ir.Model, value: ir.Value) -> ir.Value:
     first = min(same, key=lambda node: not node.outputs[0].is_graph_output())
     _merge(model.graph, first, [node for node in same if node is not first])
     return first.outputs[0]
+
+
+def float_of(model: ir.Model, value: ir.Value) -> ir.Value:
+    """The float tensor that a quantised one stands for: as :func:`dequantized`, but nothing that is there changes.
+
+    ``value`` itself where it holds no integers, or nothing tells what these stand for.
+    """
+    found = scale_of(value) if value.dtype in _INTEGERS else None
+    if found is None:
+        return value
+    there = next((node.outputs[0] for node in _readers(value) if is_same(node.inputs[1:3], found)), None)
+    return _written(model.graph, value, found) if there is None else there
+
+
+def is_lone_whole(value: ir.Value) -> bool:
+    """Whether a tensor holds integers of known scale, and nothing reads what these stand for."""
+    found = scale_of(value) if value.dtype in _INTEGERS else None
+    same = [node.outputs[0] for node in _readers(value) if found is not None and is_same(node.inputs[1:3], found)]
+    return found is not None and not any(v.uses() or v.is_graph_output() for v in same)
+
+
+def whole_of(value: ir.Value) -> ir.Value:
+    """The integers that a float tensor was made of for nobody to read; else the tensor itself."""
+    node = value.producer()
+    if node is None or node.op_type != "DequantizeLinear" or value.uses() or value.is_graph_output():
+        return value
+    return node.inputs[0] or value
+
+
+def read_again(graph: ir.Graph, value: ir.Value) -> None:
+    """Let what reads the integers that a float tensor was made of read that tensor instead, quantised again."""
+    node, whole = value.producer(), whole_of(value)
+    if node is None or whole is value:
+        return
+    name = f"{value.name}/quantized"
+    output = ir.Value(name=name, shape=value.shape, type=whole.type)
+    graph.insert_after(
+        node, ir.Node(node.domain, "QuantizeLinear", [value, *node.inputs[1:]], outputs=[output], name=name)
+    )
+    for use in list(whole.uses()):
+        if use.node is not node:
+            use.node.replace_input_with(use.idx, output)
 
 
 def _readers(value: ir.Value) -> Iterator[ir.Node]:
