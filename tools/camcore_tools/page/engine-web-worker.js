@@ -1,5 +1,6 @@
 // Where the network runs: pictures in, raw maps and probabilities out.
 
+import { fromHalf, toHalf } from "./half.js";
 import { layout, reads, resized, values, weights } from "./resample.js";
 
 let ort = null, session = null, model = null, canvas = null;
@@ -8,9 +9,13 @@ onmessage = async ({ data }) => {
   try {
     postMessage({ result: data.open ? await open(data.open) : await explain(data) });
   } catch (error) {
-    postMessage({ error: error.message || String(error) });
+    if (session && isFatal(error)) setTimeout(() => { throw error; }); // the page begins again with a new worker
+    else postMessage({ error: error.message || String(error) });
   }
 };
+
+/** Whether nothing can be computed here any more: no memory, or the GPU is gone. */
+const isFatal = (error) => error instanceof WebAssembly.RuntimeError || /abort|out of memory|device.{0,9}lost/i.test(error.message ?? "");
 
 const tell = (text, share) => postMessage({ progress: { text, share } });
 
@@ -27,7 +32,8 @@ async function open({ model: described, runtime, device }) {
       try {
         return await begin(runtime.webgpu, "webgpu", await loading, "");
       } catch (error) {
-        note = `WebGPU cannot run this model (${firstLine(error)}).`;
+        session = null;
+        note = `WebGPU cannot run this model: ${firstLine(error)}`;
       }
     }
   }
@@ -36,11 +42,12 @@ async function open({ model: described, runtime, device }) {
 
 /** Why WebGPU is not there; empty where it is. */
 async function noWebgpu() {
-  if (!navigator.gpu) return isSecureContext ? "This browser has no WebGPU." : "WebGPU needs https or localhost.";
+  if (model.quantised) return "quantised: on the CPU, where its numbers are those of Python";
+  if (!navigator.gpu) return isSecureContext ? "no WebGPU in this browser" : "WebGPU needs https or localhost";
   const adapter = await navigator.gpu.requestAdapter({ powerPreference: "high-performance" }).catch(() => null);
-  if (!adapter) return "No WebGPU adapter is at hand.";
+  if (!adapter) return "no WebGPU adapter";
   const half = model.half && !adapter.features.has("shader-f16");
-  return half ? "This GPU does not take 16-bit floats." : "";
+  return half ? "this GPU has no 16-bit floats" : "";
 }
 
 async function begin(build, kind, bytes, note) {
@@ -51,10 +58,12 @@ async function begin(build, kind, bytes, note) {
   Object.assign(ort.env.wasm, { wasmPaths: { mjs: build.mjs, wasm: build.wasm }, numThreads: threads, proxy: false });
   const options = { executionProviders: [kind], graphOptimizationLevel: "all", logSeverityLevel: 3 };
   session = await ort.InferenceSession.create(bytes, options);
-  tell("Warming up");
-  const size = model.preprocess.size ?? [64, 64];
-  const { map, probabilities } = await run(new Float32Array(model.channels * size[0] * size[1]), size, null);
-  if (kind === "webgpu" && ![...map, ...probabilities].every(Number.isFinite)) throw new Error("it gives NaN there");
+  const size = model.preprocess.size;
+  if (size) {
+    tell("Warming up");
+    const { map, probabilities } = await run(new Float32Array(model.channels * size[0] * size[1]), size, null);
+    if (kind === "webgpu" && ![...map, ...probabilities].every(Number.isFinite)) throw new Error("it gives NaN");
+  }
   const name = kind === "webgpu" ? "WebGPU" : `WebAssembly, ${threads} thread${threads > 1 ? "s" : ""}`;
   return { device: name, note };
 }
@@ -159,27 +168,4 @@ function probabilities(scores, are) {
   const most = scores.reduce((a, b) => Math.max(a, b), -Infinity);
   const powers = Float64Array.from(scores, (s) => Math.exp(s - most)), sum = powers.reduce((a, b) => a + b, 0);
   return Float32Array.from(powers, (p) => p / sum);
-}
-
-// ---- 16-bit floats, where the browser has no array of them
-
-const view = new DataView(new ArrayBuffer(4));
-
-/** The bits of the nearest 16-bit float, halves to even. */
-export function toHalf(value) {
-  view.setFloat32(0, value);
-  const bits = view.getUint32(0), sign = (bits >>> 16) & 0x8000, size = bits & 0x7fffffff;
-  if (size > 0x7f800000) return sign | 0x7e00;
-  if (size >= 0x477ff000) return sign | 0x7c00;
-  if (size < 0x38800000) { // below the smallest normal one
-    const steps = Math.abs(value) * 2 ** 24, low = Math.floor(steps), part = steps - low;
-    return sign | (part < 0.5 || (part === 0.5 && low % 2 === 0) ? low : low + 1);
-  }
-  return sign | ((size - 0x38000000 + 0xfff + ((size >>> 13) & 1)) >>> 13);
-}
-
-function fromHalf(bits) {
-  const sign = bits & 0x8000 ? -1 : 1, power = (bits >> 10) & 31, part = bits & 1023;
-  if (power === 31) return part ? NaN : sign * Infinity;
-  return sign * (power ? 2 ** (power - 15) * (1 + part / 1024) : part * 2 ** -24);
 }

@@ -52,8 +52,8 @@ export class Camera {
     if (!navigator.mediaDevices?.getUserMedia) {
       throw new Trouble("insecure", "Cameras work on https and localhost only.", "Open this page there, or take a picture from a file.");
     }
+    const camera = new Camera();
     try {
-      const camera = new Camera();
       camera.stream = await navigator.mediaDevices.getUserMedia({ video: await wanted(before), audio: false });
       [camera.track] = camera.stream.getVideoTracks();
       camera.track.addEventListener("ended", () => camera.onlost());
@@ -63,6 +63,7 @@ export class Camera {
       const { facingMode, deviceId } = camera.track.getSettings();
       return Object.assign(camera, { facing: facingMode ?? "", device: deviceId, mirrored: facingMode !== "environment" });
     } catch (error) {
+      camera.stream?.getTracks().forEach((track) => track.stop());
       throw error instanceof Trouble ? error : cameraTrouble(error);
     }
   }

@@ -103,11 +103,14 @@ function show(result, frame, asked) {
   state.shown?.frame.close();
   state.shown = { frame, view: result.view, heat, size };
   quiet();
-  if (!(state.source.live && !state.paused && result.milliseconds < SMOOTH)) paint(frame);
   showTop(result);
   showTimes(result.milliseconds, asked);
+  if (!smooth()) paint(frame);
   document.dispatchEvent(new CustomEvent("explained", { detail: { result, heat, size } }));
 }
+
+/** Whether heat comes so soon that it may lie on the frames that follow; else the frame waits for its heat. */
+const smooth = () => state.source.live && !state.paused && state.wait < SMOOTH;
 
 /** At each frame of a film: draw it, and explain it where the engine is free. */
 function follow(source) {
@@ -115,7 +118,7 @@ function follow(source) {
   const step = () => {
     if (source !== state.source) return;
     if (!state.paused && !document.hidden) {
-      if (!state.shown || (state.smooth ?? 0) < SMOOTH) paint(element);
+      if (!state.shown || smooth()) paint(element);
       if (!busy) explain();
     }
     next();
@@ -174,7 +177,7 @@ function say(text) {
 
 function showTimes(milliseconds, asked) {
   const now = performance.now(), { times, source } = state;
-  state.smooth = 0.8 * (state.smooth ?? now - asked) + 0.2 * (now - asked);
+  state.wait = 0.8 * (state.wait ?? now - asked) + 0.2 * (now - asked);
   times.push(now);
   while (times.length > 2 && now - times[0] > 2000) times.shift();
   byId("timebox").hidden = false;
@@ -239,7 +242,7 @@ function stop() {
   state.shown?.frame.close();
   state.shown = null;
   state.times = [];
-  state.smooth = undefined;
+  state.wait = undefined;
   byId("top").replaceChildren();
   for (const id of ["ratebox", "timebox"]) byId(id).hidden = true;
   marks();
@@ -427,8 +430,8 @@ function prepare() {
 function met() {
   const { info } = state.engine;
   const size = info.size ? `${info.size[1]} × ${info.size[0]}` : "any size";
-  byId("about").textContent = [info.method, size, info.device].filter(Boolean).join(" · ");
-  byId("about").title = info.note ?? "";
+  const device = info.note ? `${info.device} (${info.note})` : info.device;
+  byId("about").textContent = byId("about").title = [info.method, size, device].filter(Boolean).join(" · ");
   const wish = wishes.get("class");
   if (/^\d+$/.test(wish ?? "") && Number(wish) < info.classes) state.pinned = Number(wish);
   picker.fill(info.labels, info.classes);

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WebModel", "web_model"]
 
+_QUANTISED = ("DequantizeLinear", "MatMulInteger", "ConvInteger", "QGemm")
 _MOST = 1 << 30  # bytes; with what it computes, a browser tab has 4 GiB
 
 
@@ -75,6 +76,7 @@ def web_model(source: Any) -> WebModel:
         "scores": scores,
         "scoresAre": backend.found.scores_are,
         "classes": classes,
+        "quantised": any(node.op_type in _QUANTISED or node.op_type.startswith("QLinear") for node in model.graph),
         "half": any(v.dtype is not None and v.dtype.name == "FLOAT16" for v in model.graph.initializers.values()),
         **{key: (backend.card.cam or {}).get(key) for key in ("method", "layer", "rectifies")},
     }
