@@ -64,7 +64,6 @@ def to_float16(model: Any, *, keep_io: bool = True, keep: Collection[str] = ()) 
     source = loaded.model.clone()
     _check_kept(source, keep)
     _store_weights(source)
-    infer_shapes(source)
     names = _name_nodes(source, keep)
     kinds = sorted(_float32_only(source) | set(keep))
     return _in_order(_convert(ir.to_proto(source), keep_io, kinds, names))
@@ -117,9 +116,8 @@ def _check_kept(model: ir.Model, keep: Collection[str]) -> None:
     known = {node.op_type: None for node in nodes} | {node.name: None for node in nodes if node.name}
     for name in keep:
         if name not in known:
-            raise InputError(
-                f"keep: no operator of this kind or name is in the model: {name!r}. {suggest(name, known)}"
-            )
+            offer = suggest(name, known)
+            raise InputError(f"keep={name!r}: the model has no operator of this kind or name. {offer}")
 
 
 def _name_nodes(model: ir.Model, keep: Collection[str]) -> list[str]:
@@ -164,6 +162,7 @@ _FIXED = {"Resize": frozenset({1, 2})}  # inputs that the converter itself leave
 def _convert(proto: onnx.ModelProto, keep_io: bool, kinds: Sequence[str], names: Sequence[str]) -> onnx.ModelProto:
     onnxruntime()  # with its telemetry off, before its converter is imported
     float16 = import_module("onnxruntime.transformers.float16")
+    proto.graph.ClearField("value_info")  # it infers types itself, and takes weights that are listed for results
     try:
         converted: onnx.ModelProto = float16.convert_float_to_float16(
             proto,
