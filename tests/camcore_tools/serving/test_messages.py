@@ -58,10 +58,7 @@ def test_what_is_no_request(message: bytes, text: str) -> None:
     assert str(error.value).isprintable()
 
 
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda v: st.lists(v) | st.dictionaries(st.text(), v),
-)
+values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=80) | st.lists(st.integers())
 
 
 @given(

@@ -29,6 +29,7 @@ class SocketEngine {
   #met;
   #heard = 0;
   #failures = 0;
+  #said = "";
   #timer = 0;
   #watch = 0;
   #count = 0;
@@ -96,7 +97,7 @@ class SocketEngine {
     this.#failures += 1;
     this.#timer = setTimeout(() => this.#connect(), pause);
     if (had) this.#say("lost", "The connection to camcore live is lost; trying again.");
-    if (this.#failures === 3) this.#ask();
+    if (this.#failures >= 3) this.#ask();
   }
 
   async #ask() { // a socket that is refused does not say why; the page does
@@ -110,6 +111,8 @@ class SocketEngine {
   }
 
   #say(state, text) {
+    if (text === this.#said) return;
+    this.#said = text;
     if (this.info) this.onstate(state, text);
     else this.#report(text);
   }
@@ -138,6 +141,7 @@ class SocketEngine {
     this.info = info;
     this.#greeted = true;
     this.#failures = 0;
+    this.#said = "";
     if (first) this.#met();
     setTimeout(() => this.onstate(first ? "ready" : "back", first ? "" : "The connection is back."));
     this.#transmit();
