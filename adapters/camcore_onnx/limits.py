@@ -1,7 +1,7 @@
 """How large and how deep a model may be: checked before any work is done on it.
 
 The limits are far beyond any classifier known. Who has a larger one, and trusts it, sets the constant here first, as in
-``camcore_onnx.limits.MAX_NODES = 2_000_000``.
+``camcore_onnx.limits.MAX_NODES = 1_000_000``.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import onnx
 
 from camcore.errors import InputError
 
-__all__ = ["check_structure", "graphs_of", "nodes_of", "too_many"]
+__all__ = ["check_structure", "graphs_of", "nodes_of", "rough", "too_many"]
 
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 MAX_FILE = 1 << 31
 """Bytes of a file without its external data: what protobuf can read."""
-MAX_NODES = 500_000
+MAX_NODES = 200_000
 """Nodes, with all functions written out."""
-MAX_TENSORS = 500_000
+MAX_TENSORS = 200_000
 """Stored tensors."""
-MAX_VALUES = 1_000_000
+MAX_VALUES = 500_000
 """Inputs, outputs and other tensors whose shapes are stated."""
-MAX_OUTPUTS = 10_000
+MAX_OUTPUTS = 1_000
 """Outputs of the graph."""
 MAX_ENTRIES = 10_000_000
 """Names, attributes and texts in all nodes."""
@@ -33,6 +33,8 @@ MAX_FUNCTIONS = 20_000
 """Functions that the model defines."""
 MAX_DEPTH = 24
 """Graphs inside graphs, and functions that call functions."""
+MAX_BATCH = 1 << 28
+"""Numbers in a batch of images, as far as the model states its size."""
 MAX_METADATA = 64 << 20
 """Bytes of metadata."""
 MAX_METADATA_KEYS = 10_000
@@ -74,6 +76,7 @@ def check_structure(proto: onnx.ModelProto, name: str) -> None:
     if own:
         _check_calls(proto, own, name)
     _check_names(proto.graph, name)
+    _check_outputs(proto.graph, name)
 
 
 def _check_counts(proto: onnx.ModelProto, name: str) -> None:
@@ -132,13 +135,14 @@ def _check_calls(proto: onnx.ModelProto, own: Mapping[_Key, onnx.FunctionProto],
         if levels[key] > MAX_DEPTH:
             raise too_many(name, f"more than {MAX_DEPTH}", "functions that call each other in a row", "MAX_DEPTH")
         if sizes[key] > MAX_NODES:  # here, for the numbers would grow without end
-            raise too_many(name, _power(sizes[key]), "nodes once its functions are written out", "MAX_NODES")
+            raise too_many(name, rough(sizes[key]), "nodes once its functions are written out", "MAX_NODES")
     count = sum(count * sizes.get(k, 1) for k, count in _calls(proto.graph, own).items())
     if count > MAX_NODES:
-        raise too_many(name, _power(count), "nodes once its functions are written out", "MAX_NODES")
+        raise too_many(name, rough(count), "nodes once its functions are written out", "MAX_NODES")
 
 
-def _power(count: int) -> str:
+def rough(count: int) -> str:
+    """A number as text, of large ones the magnitude."""
     return str(count) if count < 10**9 else f"some 10^{len(str(count)) - 1}"
 
 
@@ -179,6 +183,15 @@ def _check_names(graph: onnx.GraphProto, name: str) -> None:
     tensor, count = next(iter(made.most_common(1)), ("", 1))
     if count > 1:
         raise InputError(f"{name}: the graph is damaged: {count} tensors are called {tensor[:80]!r}")
+
+
+def _check_outputs(graph: onnx.GraphProto, name: str) -> None:
+    made = {output for node in graph.node for output in node.output}
+    made |= {v.name for v in graph.input} | {t.name for t in graph.initializer}
+    made |= {t.values.name for t in graph.sparse_initializer}
+    for value in graph.output:
+        if value.name not in made:
+            raise InputError(f"{name}: the graph is damaged: nothing makes its output {value.name[:80]!r}")
 
 
 def nodes_of(graph: Any) -> Iterator[tuple[onnx.NodeProto, int]]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import onnx_ir as ir
 
 from camcore.errors import InputError
 from camcore.evidence import InputSpec
+from camcore_onnx import limits
 from camcore_onnx.load import Loaded
 
 __all__ = ["NUMPY_TYPES", "image_input", "score_outputs"]
@@ -38,6 +41,9 @@ def image_input(loaded: Loaded) -> InputSpec:
         )
     value = images[0]
     shape = tuple(n if isinstance(n, int) and n > 0 else None for n in value.shape or ())
+    count = math.prod(n or 1 for n in shape)
+    if count > limits.MAX_BATCH:
+        raise limits.too_many(loaded.name, limits.rough(count), "numbers in a batch of images", "MAX_BATCH")
     if len(shape) > 3 and shape[-1] in (1, 3) and shape[1] not in (1, 3):
         raise InputError(
             f"{loaded.name}: the input {_shown(value)} has its channels last; expected (N, C, H, W). Convert the "

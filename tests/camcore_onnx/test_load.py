@@ -317,7 +317,7 @@ class TestOperators:
             functions.append(helper.make_function("own", f"F{level}", ["x"], ["y"], calls, opsets()))
         g = Graph()
         g.out(g.add("F10", g.image(["N", 3, 8, 8]), domain="own"), ["N", 3])
-        with pytest.raises(InputError, match="nodes once its functions are written out; the limit is 500000"):
+        with pytest.raises(InputError, match="nodes once its functions are written out; the limit is 200000"):
             load(g.model(functions=functions, domains=["own"]))
 
     def test_too_many_nodes(self, monkeypatch):
