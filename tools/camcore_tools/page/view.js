@@ -24,6 +24,7 @@ const state = {
   wantsCamera: false,
   shown: null, // {frame, view}: the picture that the heat belongs to
   times: [],
+  lost: false, // the engine is away
 };
 const heatCanvas = document.createElement("canvas");
 let looks = colours(tables.turbo, true);
@@ -53,7 +54,7 @@ function paint(element) {
   context.imageSmoothingQuality = "high";
   context.clearRect(0, 0, width, height);
   context.drawImage(element, 0, 0, width, height);
-  if (!state.shown) return;
+  if (!state.shown || (state.lost && state.source?.live)) return; // old heat would lie on a new picture
   const { x, y, width: wide, height: high } = state.shown.view;
   const box = [x * width, y * height, wide * width, high * height];
   context.fillStyle = VEIL;
@@ -118,7 +119,7 @@ function follow(source) {
   const step = () => {
     if (source !== state.source) return;
     if (!state.paused && !document.hidden) {
-      if (!state.shown || smooth()) paint(element);
+      if (!state.shown || state.lost || smooth()) paint(element);
       if (!busy) explain();
     }
     next();
@@ -449,7 +450,9 @@ async function begin() {
   };
   state.engine = await (await import(engine)).open(config, report);
   state.engine.onstate = (name, text) => {
-    banner(name === "lost" ? text : "");
+    state.lost = name === "lost";
+    document.body.classList.toggle("lost", state.lost);
+    banner(state.lost ? text : "");
     if (name === "back") explain();
   };
   met();
