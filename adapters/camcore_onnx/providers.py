@@ -16,7 +16,17 @@ from camcore.errors import DeviceError, InputError
 from camcore_onnx.packages import onnxruntime
 from camcore_onnx.plugins import find_plugin
 
-__all__ = ["CPU", "PROVIDERS", "Place", "Provider", "has_driver", "place", "providers_for", "register_provider"]
+__all__ = [
+    "CPU",
+    "PROVIDERS",
+    "Place",
+    "Provider",
+    "has_driver",
+    "is_installed",
+    "place",
+    "providers_for",
+    "register_provider",
+]
 
 CPU = "CPUExecutionProvider"
 
@@ -232,11 +242,12 @@ def _row(device: str) -> tuple[Provider | None, int]:
 
 def _automatic() -> Provider | None:
     """The first that is installed, where a driver answers: asked first, since ONNX Runtime itself fails with noise."""
-    rows = [row for row in _PROVIDERS.values() if row.automatic and _is_installed(row)]
+    rows = [row for row in _PROVIDERS.values() if row.automatic and is_installed(row)]
     return rows[0] if rows and has_driver() else None
 
 
-def _is_installed(row: Provider) -> bool:
+def is_installed(row: Provider) -> bool:
+    """Whether a provider is built in, or its plugin's package is there; not whether it works."""
     if row.module:
         return importlib.util.find_spec(row.module) is not None
     return row.name in onnxruntime().get_available_providers()
