@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -87,66 +88,37 @@ class Runner:
         """
         count = len(next(iter(feed.values())))
         size = count if batch is None else batch
-        parts = [_Part(feed, i, min(i + size, count), size) for i in range(0, count, size)]
-
-        def run(ready: Mapping[str, Any]) -> Any:
-            with self._answering(feed, size):
-                return self.call(names, {**ready, **(constant or {})})
-
-        def prepare(part: _Part) -> Mapping[str, Any]:
-            with self._answering(feed, size):
-                return part.rows() if self._device is None else {n: self._put(a) for n, a in part.rows().items()}
-
-        several = self._device is not None and len(parts) > 1
-        found = ahead(parts, prepare, run) if several else (run(prepare(part)) for part in parts)
-        results = [part.cut(result) for part, result in zip(parts, found, strict=True)]
-        return results[0] if len(results) == 1 else [np.concatenate(p) for p in zip(*results, strict=True)]
-
-    def _put(self, array: NDArray[Any] | Placed) -> Any:
-        assert self._device is not None  # only then
-        return array if isinstance(array, Placed) else self._device.put(array)
-
-    @contextmanager
-    def _answering(self, feed: Mapping[str, NDArray[Any] | Placed], size: int) -> Iterator[None]:
-        """What ONNX Runtime raises, as an error that says what it was given."""
+        starts, fixed = range(0, count, size), constant or {}
         try:
-            yield
+            if self._device is None or len(starts) == 1:  # no thread for one batch
+                parts = [self.call(names, {**self._rows(feed, i, size), **fixed}) for i in starts]
+            else:
+                ready = partial(self._rows, feed, size=size)
+                parts = list(ahead(starts, ready, lambda rows: self.call(names, {**rows, **fixed})))
         except InputError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions share no base class
-            text = str(error).strip().splitlines()
-            shape = (size, *next(iter(feed.values())).shape[1:])
-            raise InputError(
-                f"ONNX Runtime could not run {self._what} of shape {shape}: {text[0][:400] if text else repr(error)}"
-            ) from error
+            raise InputError(self._refusal((size, *next(iter(feed.values())).shape[1:]), error)) from error
+        last = count - starts[-1]
+        if last < size:
+            parts[-1] = [result[:last] for result in parts[-1]]
+        return list(parts[0]) if len(parts) == 1 else [np.concatenate(p) for p in zip(*parts, strict=True)]
+
+    def _rows(self, feed: Mapping[str, NDArray[Any] | Placed], start: int, size: int) -> Mapping[str, Any]:
+        """``size`` rows of each array, filled up where they end, on the device where there is one."""
+        rows = {n: a if isinstance(a, Placed) else _filled(a[start : start + size], size) for n, a in feed.items()}
+        if self._device is None:
+            return rows
+        return {n: a if isinstance(a, Placed) else self._device.put(a) for n, a in rows.items()}
+
+    def _refusal(self, shape: tuple[int, ...], error: Exception) -> str:
+        text = str(error).strip().splitlines()
+        return f"ONNX Runtime could not run {self._what} of shape {shape}: {text[0][:400] if text else repr(error)}"
 
     def call(self, names: Sequence[str], feed: Mapping[str, Any]) -> Any:
         """One run of the session as it is."""
         with self._turn:
             return self.session.run(names, feed) if self._device is None else self._device.run(names, feed)
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """Rows ``start`` to ``stop`` of some arrays, filled up to ``size``."""
-
-    feed: Mapping[str, NDArray[Any] | Placed]
-    start: int
-    stop: int
-    size: int
-
-    def rows(self) -> Mapping[str, NDArray[Any] | Placed]:
-        return {
-            name: array
-            if isinstance(array, Placed)
-            else np.ascontiguousarray(_filled(array[self.start : self.stop], self.size))
-            for name, array in self.feed.items()
-        }
-
-    def cut(self, results: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """Without what was filled up."""
-        count = self.stop - self.start
-        return [r[:count] for r in results] if count < self.size else list(results)
 
 
 def bound(session: Any, device: str, *, recorded: bool = False) -> Bound | None:
@@ -231,9 +203,10 @@ class Watcher:
 
 
 def _filled(array: NDArray[Any], size: int) -> NDArray[Any]:
-    """The last row again and again, until there are ``size``."""
+    """The last row again and again, until there are ``size``; rows that lie side by side in memory."""
     missing = size - len(array)
-    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing > 0 else array
+    rows = np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing > 0 else array
+    return np.ascontiguousarray(rows)
 
 
 def _add_maps(model: ir.Model, found: Found) -> bool:

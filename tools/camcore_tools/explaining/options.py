@@ -77,7 +77,9 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
     )
     add_map_options(parser)
     parser.add_argument("--labels", metavar="FILE", help="class names: one a line, or JSON")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1; for ONNX tensorrt too")
+    parser.add_argument(
+        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1; for ONNX tensorrt too"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="threads of ONNX Runtime")
 
 
