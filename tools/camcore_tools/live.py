@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
                 running.open_browser(urls[0])
 
         if outside:
-            _warn(source)
+            _warn(source, args.port or 8400)
         running.serve(application, taken, begun)
     return 0
 
@@ -125,7 +125,7 @@ def _duration(seconds: float) -> str:
     return f"{1e3 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
-def _warn(source: Any) -> None:
+def _warn(source: Any, port: int) -> None:
     from camcore_tools.serving.media import Camera
 
     note(
@@ -135,5 +135,5 @@ def _warn(source: Any) -> None:
     if isinstance(source, Camera):
         note(
             "note: browsers give their camera to pages of their own machine only; on another one run "
-            "ssh -L 8400:127.0.0.1:8400 THIS-MACHINE, with --host 127.0.0.1 here"
+            f"ssh -L {port}:127.0.0.1:{port} THIS-MACHINE, with --host 127.0.0.1 here"
         )
