@@ -209,4 +209,4 @@ def _per_channel(values: tuple[float, ...], channels: int) -> NDArray[np.float32
         if channels == 1:  # a colour preset on a grey model: the mean over the colours
             return np.array([np.mean(values)], np.float32)
         raise InputError(f"{len(values)} values of mean or std for {channels} channels; give 1 or {channels}")
-    return np.broadcast_to(np.asarray(values, np.float32), (channels,))
+    return np.array(values * channels if len(values) == 1 else values, np.float32)

@@ -14,6 +14,8 @@ from camcore.rows import Rows
 
 __all__ = ["encode", "peaks", "records", "whole_lines"]
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
 
 def records(
     paths: Sequence[str],
@@ -33,7 +35,7 @@ def records(
     labels : sequence of str, optional
         The names of all classes.
     """
-    points = peaks(rows.maps, views)
+    points, seen = peaks(rows.maps, views).tolist(), np.round(views, 2).tolist()
     found = []
     for n, path in enumerate(paths):
         if rows.errors[n]:
@@ -44,7 +46,7 @@ def records(
         record |= {name: _numbers(getattr(rows, name)[n]) for name in ("scores", "probabilities")}
         if labels is not None:
             record["labels"] = [labels[c] for c in classes]
-        found.append(record | {"peaks": points[n].tolist(), "view": [round(v, 2) for v in views[n].tolist()]})
+        found.append(record | {"peaks": points[n], "view": seen[n]})
     return found
 
 
@@ -59,7 +61,7 @@ def peaks(maps: NDArray[np.floating[Any]], views: NDArray[np.float64]) -> NDArra
 
 def encode(lines: Iterable[Mapping[str, Any]]) -> bytes:
     """Lines of JSON; stray bytes of file names become the escapes that read back as the same name."""
-    texts = (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
+    texts = (_ENCODER.encode(line) + "\n" for line in lines)
     return "".join(texts).encode(errors="backslashreplace")
 
 

@@ -1,4 +1,9 @@
-"""The pictures that files, folders and patterns name, one after the other: no list of them all is held."""
+"""The pictures that files, folders and patterns name, one after the other: no list of them all is held.
+
+A million paths as texts: as ``Path`` each would cost as much as to decode a small picture.
+"""
+
+# ruff: noqa: PTH100, PTH110, PTH112, PTH113, PTH118, PTH207
 
 from __future__ import annotations
 
@@ -6,12 +11,13 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 from os import PathLike, fspath
-from pathlib import Path
 
 from camcore.errors import InputError
 from camcore.pictures import SUFFIXES
 
 __all__ = ["count_pictures", "walk_pictures"]
+
+_FOLDER, _PICTURE = 1, 2
 
 
 def walk_pictures(places: Sequence[str | PathLike[str]]) -> Iterator[str]:
@@ -21,9 +27,9 @@ def walk_pictures(places: Sequence[str | PathLike[str]]) -> Iterator[str]:
     is left out.
     """
     texts = list(dict.fromkeys(fspath(place) for place in places))
-    folders = [Path(text).absolute() for text in texts if Path(text).is_dir()]
+    folders = [os.path.join(os.path.abspath(text), "") for text in texts if os.path.isdir(text)]
     for text in texts:
-        if not any(folder in Path(text).absolute().parents for folder in folders):
+        if not folders or not os.path.abspath(text).startswith(tuple(folders)):
             yield from _pictures_of(text)
 
 
@@ -35,39 +41,40 @@ def count_pictures(places: Sequence[str | PathLike[str]]) -> int:
     InputError
         If a folder or a pattern has none.
     """
-    for place in places:
-        if next(_pictures_of(fspath(place)), None) is None:
-            path = Path(fspath(place))
-            what = f"no pictures in this folder ({', '.join(sorted(SUFFIXES))})" if path.is_dir() else "matches no file"
+    for place in [fspath(place) for place in places]:
+        if next(_pictures_of(place), None) is None:
+            known = ", ".join(sorted(SUFFIXES))
+            what = f"no pictures in this folder ({known})" if os.path.isdir(place) else "the pattern matches no file"
             raise InputError(f"{place}: {what}")
     return sum(1 for _ in walk_pictures(places))
 
 
 def _pictures_of(place: str) -> Iterator[str]:
-    path = Path(place)
-    if path.is_dir():
-        yield from _walk(str(path))
-    elif path.exists() or not glob.has_magic(place):
-        yield str(path)
+    if os.path.isdir(place):
+        yield from _walk(os.path.normpath(place))
+    elif os.path.exists(place) or not glob.has_magic(place):
+        yield os.path.normpath(place)
     else:
-        yield from sorted(p for p in glob.iglob(place, recursive=True) if Path(p).is_file())  # noqa: PTH207 - any root
+        yield from sorted(p for p in glob.iglob(place, recursive=True) if os.path.isfile(p))
 
 
 def _walk(folder: str) -> Iterator[str]:
     """Depth first, files and folders of a level by name; links to folders are not followed, which could be endless."""
     try:
         with os.scandir(folder) as entries:
-            found = ((e.name, e.is_dir(follow_symlinks=False), e) for e in entries)
-            names = sorted((name, folder) for name, folder, e in found if folder or _is_picture(e))
+            kinds = ((entry.name, _kind(entry)) for entry in entries)
+            names = sorted((name, kind) for name, kind in kinds if kind)
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror})") from error
-    for name, is_folder in names:
-        path = os.path.join(folder, name) if folder != "." else name  # noqa: PTH118 - half a million of them
-        if is_folder:
+    for name, kind in names:
+        path = os.path.join(folder, name) if folder != "." else name
+        if kind == _FOLDER:
             yield from _walk(path)
         else:
             yield path
 
 
-def _is_picture(entry: os.DirEntry[str]) -> bool:
-    return os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file()  # noqa: PTH122
+def _kind(entry: os.DirEntry[str]) -> int:
+    if entry.name[entry.name.rfind(".") :].lower() in SUFFIXES and entry.is_file():
+        return _PICTURE
+    return _FOLDER if entry.is_dir(follow_symlinks=False) else 0
