@@ -108,6 +108,7 @@ class SocketEngine {
     if (this.#greeted || this.#closed) return;
     if (status === 403) this.#say("lost", "camcore live was started again at another address: open the one it printed.");
     else if (status === 0) this.#say("lost", "camcore live does not answer. Is it still running? Trying again.");
+    else if (status === 200) this.#say("lost", "camcore live takes no more pages: close one of them. Trying again.");
   }
 
   #say(state, text) {
