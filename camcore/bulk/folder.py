@@ -24,6 +24,7 @@ from camcore.bulk.shards import Shard, shard_name, write_shard
 from camcore.errors import InputError
 from camcore.files import write_atomically
 from camcore.half import to_half
+from camcore.labels import escaped
 from camcore.results import check_writable
 from camcore.rows import Rows
 
@@ -184,7 +185,7 @@ class BulkFolder:
 
     def _write_run(self, finished: Mapping[str, int] | None) -> None:
         document = {"camcore bulk": VERSION, "settings": self.settings, "finished": finished}
-        text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+        text = escaped(json.dumps(document, indent=1, ensure_ascii=False)) + "\n"
         try:
             write_atomically(self.folder / RUN, lambda file: file.write(text.encode(errors="backslashreplace")))
         except OSError as error:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from camcore.labels import escaped
+from camcore.labels import escaped
 from camcore.rows import Rows
 
 __all__ = ["encode", "peaks", "records", "whole_lines"]
@@ -60,9 +62,8 @@ def peaks(maps: NDArray[np.floating[Any]], views: NDArray[np.float64]) -> NDArra
 
 
 def encode(lines: Iterable[Mapping[str, Any]]) -> bytes:
-    """Lines of JSON; stray bytes of file names become the escapes that read back as the same name."""
-    texts = (_ENCODER.encode(line) + "\n" for line in lines)
-    return "".join(texts).encode(errors="backslashreplace")
+    """Lines of JSON; stray bytes and hidden characters of file names become escapes that read back as the same name."""
+    return escaped("".join(_ENCODER.encode(line) + "\n" for line in lines)).encode()
 
 
 def whole_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
