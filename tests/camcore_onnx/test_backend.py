@@ -372,3 +372,37 @@ class TestLayouts:
         assert seen.features is not None
         np.testing.assert_array_equal(seen.features.reshape(2, 8, 60), native[:, 2:].transpose(0, 2, 1))
         assert [(e.name, e.shape) for e in backend.layers()] == [(tap.layer, (8, 6, 10))]
+
+
+class TestDevices:
+    def test_what_runs_where(self):
+        backend = OnnxBackend(classifier(), device="cpu")
+        assert backend.device == "cpu"
+        assert backend.placement == {}
+
+    def test_options_reach_every_session_and_recordings_the_forward_pass_alone(self, monkeypatch):
+        asked: list[dict[str, Any]] = []
+        made = sessions.make_session
+
+        def noted(model: Any, **options: Any) -> Any:
+            asked.append(options)
+            return made(model, device="cpu", folder=options["folder"])
+
+        monkeypatch.setattr(sessions, "make_session", noted)
+        given = {"provider_options": {"gpu_mem_limit": 7}, "strict": True, "tf32": False}
+        backend = camcore.explainer(classifier(), device="cuda:1", cuda_graph=True, **given).backend
+        backend.tails(images(1, 3, 8, 8), "features")
+        backend.observe(images(1, 3, 8, 8), needs=frozenset({"gradients"}))
+        for options in asked:
+            assert {name: options[name] for name in given} == given
+            assert options["device"] == "cuda:1"
+        assert [options.get("cuda_graph", False) for options in asked] == [False, True, False]
+
+    def test_what_does_not_fit_is_told(self):
+        for options, text in (
+            ({"strict": True}, "strict=True is for other devices than 'cpu'"),
+            ({"cuda_graph": True}, "cuda_graph=True needs device='cuda'; it is 'cpu'"),
+            ({"provider_options": {"a": 1}}, "provider_options is for other devices"),
+        ):
+            with pytest.raises(InputError, match=re.escape(text)):
+                explain(classifier(), images(1, 3, 8, 8), **options)

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 from camcore_onnx import expose_features
 from camcore_onnx.load import load
-from camcore_onnx.surgery import add_outputs
+from camcore_onnx.surgery import add_outputs, copy_outputs
 from onnx_graphs import Graph, classifier, images, onnx_bytes, run_plainly
 
 from camcore.errors import InputError
@@ -114,3 +114,18 @@ class TestAddOutputs:
         g = Graph(named=False)
         g.out(g.add("Relu", g.add("Tanh", g.image(["N", 3, 8, 8]), to="inner")), ["N", 3, 8, 8])
         assert outputs(expose_features(g.model(), "inner", names=["shown"]))[-1] == "shown"
+
+
+class TestCopyOutputs:
+    def test_only_what_is_read_inside_is_copied_and_nothing_else_changes(self):
+        model = expose_features(classifier(ending="Softmax"), ["features", "scores"])
+        loaded = load(model).model
+        shielded = copy_outputs(loaded)
+        assert [v.name for v in shielded.graph.outputs] == outputs(model) == ["ending", "features", "scores"]
+        assert all(not v.uses() for v in shielded.graph.outputs)
+        makers = [v.producer().op_type for v in shielded.graph.outputs]
+        assert makers == ["Softmax", "Identity", "Identity"]
+        assert len(loaded.graph) == len(shielded.graph) - 2
+        for found, expected in zip(run_plainly(ir.to_proto(shielded), PIXELS), run_plainly(model, PIXELS), strict=True):
+            np.testing.assert_array_equal(found, expected)
+        onnx.checker.check_model(ir.to_proto(shielded), full_check=True)
