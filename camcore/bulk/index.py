@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camcore.labels import escaped
-from camcore.labels import escaped
 from camcore.rows import Rows
 
 __all__ = ["encode", "peaks", "records", "whole_lines"]

@@ -15,6 +15,7 @@ from types import TracebackType
 import numpy as np
 
 from camcore.bulk.decoding import Decoded, decode
+from camcore.errors import InputError
 from camcore.preprocess import Preprocess
 
 __all__ = ["DecodingPool"]
@@ -83,7 +84,19 @@ class DecodingPool:
             return self._submit([path]).result()
         except BrokenProcessPool:
             self._stop()
-            return Decoded.failed([path], f"{path}: the process that decoded it died; the file may be made to do that")
+        self._try_out()
+        return Decoded.failed([path], f"{path}: the process that decoded it died; the file may be made to do that")
+
+    def _try_out(self) -> None:
+        """It is no fault of a picture where processes die without one."""
+        try:
+            self._submit([]).result()
+        except BrokenProcessPool as error:
+            self._stop()
+            raise InputError(
+                "the processes that decode pictures die as soon as they are started; take --workers 0 to do without, or "
+                "look for the reason above"
+            ) from error
 
     def _started(self) -> ProcessPoolExecutor:
         if self._executor is None:
