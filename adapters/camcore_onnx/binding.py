@@ -82,7 +82,7 @@ class Recorded(Bound):
     """Runs that CUDA records once for each shape, and then replays with one launch instead of hundreds.
 
     A recording reads and writes always the same memory, and takes what lies on the host as it was; so there is one for
-    each choice of outputs, shapes and numbers on the host.
+    each choice of outputs, shapes and numbers on the host; and CUDA keeps them by thread, so that each records its own.
     """
 
     def __init__(self, session: Any, memory: str, index: int = 0) -> None:

@@ -148,7 +148,7 @@ def _explained(error: InputError, where: Place, missing: str, strict: bool) -> E
             f"strict=True: {where.name} has no kernel for some of the model's operators, which would run on the CPU. "
             "Leave strict out; camcore_onnx.runtime.placement(session) counts them then"
         )
-    if "graph capture" in text:
+    if any(words in text.lower() for words in ("graph capture", "cuda graph")):
         return DeviceError(
             "cuda_graph=True: the model has control flow, or operators that run on the CPU, and cannot be recorded; "
             f"leave cuda_graph out ({text[:300]})"

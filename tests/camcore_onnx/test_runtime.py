@@ -252,6 +252,15 @@ class TestStrict:
             real.InferenceSession(MODEL, options, providers=[])
 
 
+@pytest.mark.parametrize("words", ["the graph capture feature as requested", "the CUDA Graph feature as requested"])
+def test_a_model_that_cannot_be_recorded(fake, words):
+    fake.refuse = f"This session cannot use {words} by the user as all compute graph nodes have not been partitioned"
+    with pytest.raises(
+        DeviceError, match="cuda_graph=True: the model has control flow, or operators that run on the CPU"
+    ):
+        make_session(b"", device="cuda", cuda_graph=True)
+
+
 class TestTensorRT:
     def test_tensors_that_are_read_inside_become_outputs_through_a_copy(self, fake):
         model = classifier()
