@@ -18,6 +18,7 @@ from camcore import figures, multilabel
 from camcore.errors import InputError
 from camcore.explanation import Explanation
 from camcore.files import save_picture, write_atomically
+from camcore.labels import escaped
 from camcore.multilabel.pictures import IGNORED, label_picture
 from camcore.multilabel.together import ClassColors
 from camcore.regions import Box, boxes
@@ -158,7 +159,7 @@ class ResultFolder:
             self.files.append(
                 write_atomically(self.folder / "maps.npz", lambda f: np.savez_compressed(f, **self._arrays()))
             )
-        text = json.dumps(self.document(), indent=1, ensure_ascii=False, allow_nan=False)
+        text = escaped(json.dumps(self.document(), indent=1, ensure_ascii=False, allow_nan=False))
         self.files.append(write_atomically(self.folder / "result.json", lambda f: f.write(_utf8(text))))
 
     def _arrays(self) -> dict[str, Any]:

@@ -16,6 +16,9 @@ __all__ = ["MAX_SHARED", "check_external", "stored_tensors"]
 MAX_SHARED = 16
 """How many tensors may lie at one and the same place of a file, as tied weights do."""
 
+_KEYS = frozenset({"location", "offset", "length", "checksum", "basepath"})
+_LONGEST = 1000  # characters of a location
+
 
 def stored_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """All tensors that a model holds: initialisers, and those in attributes."""
@@ -62,6 +65,7 @@ def check_external(tensors: Iterable[onnx.TensorProto], name: str, folder: Path 
     for tensor in tensors:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
+        _check_keys(name, tensor)
         for location in _values(tensor, "location") or [""]:
             if folder is None:
                 raise InputError(f"{name}: its weights lie in {location!r}; give the path of the .onnx file instead")
@@ -74,6 +78,15 @@ def check_external(tensors: Iterable[onnx.TensorProto], name: str, folder: Path 
     return bool(files)
 
 
+def _check_keys(name: str, tensor: onnx.TensorProto) -> None:
+    unknown = next((e.key for e in tensor.external_data if e.key not in _KEYS), None)
+    if unknown is not None:
+        raise InputError(
+            f"{name}: the graph is damaged: {tensor.name[:80]!r}, whose numbers lie in another file, has an entry "
+            f"{unknown[:80]!r}; expected {', '.join(sorted(_KEYS))}"
+        )
+
+
 def _values(tensor: onnx.TensorProto, key: str) -> list[str]:
     return [entry.value for entry in tensor.external_data if entry.key == key]
 
@@ -83,13 +96,13 @@ def _check_place(name: str, folder: Path, location: str) -> None:
     parts = Path(location.replace("\\", "/")).parts
     windows = PureWindowsPath(location)
     outside = Path(location).is_absolute() or windows.drive or windows.root or ".." in parts
-    if not location or outside or any(ord(c) < 32 for c in location):
+    if not location or outside or len(location) > _LONGEST or any(ord(c) < 32 for c in location):
         raise InputError(
             f"{name}: its weights point outside the model's folder ({location[:200]!r}); refused, for that file is not "
             "part of the model"
         )
     file = folder / location
-    if not file.exists():
+    if not (file.exists() or file.is_symlink()):
         raise InputError(f"{name}: the file {location[:200]!r} with its weights is missing; put it into {folder}")
     if not file.resolve().is_relative_to(folder.resolve()) or _has_link(folder, location) or not file.is_file():
         raise _is_link(name, folder, location)

@@ -54,7 +54,7 @@ def survey(data: bytes, name: str) -> Counter[str]:
             inner = known.get(field)
             if inner is not None:
                 counts[inner] += 1
-                if inner in _FIELDS:
+                if inner in _FIELDS and at < stop:
                     stack.append((inner, at, stop, depth + (inner == "graph")))
                 if counts[inner] > getattr(limits, _WHAT[inner][1]):
                     what, constant = _WHAT[inner]
@@ -67,10 +67,10 @@ def survey(data: bytes, name: str) -> Counter[str]:
 
 def _field(data: bytes, at: int, end: int) -> tuple[int, int, int]:
     """The number of a field, where its content begins and where it ends; number 0 for what is not a message."""
-    tag, at = _varint(data, at, end)
+    tag, at = (data[at], at + 1) if data[at] < 128 else _varint(data, at, end)
     kind = tag & 7
     if kind == 2:
-        length, at = _varint(data, at, end)
+        length, at = (data[at], at + 1) if at < end and data[at] < 128 else _varint(data, at, end)
         return ((tag & 0xFFFFFFFF) >> 3, at, at + length) if at + length <= end else (0, at, end)
     if kind == 0:
         return 0, at, _varint(data, at, end)[1]

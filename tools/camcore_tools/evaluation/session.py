@@ -19,6 +19,7 @@ from camcore.engine import Explainer
 from camcore.errors import InputError, MethodNotPossible
 from camcore.explanation import Explanation
 from camcore.files import save_picture, write_atomically
+from camcore.labels import escaped
 from camcore.lettering import SYSTEM_FONTS, drawn_name
 from camcore.pictures import Picture, load_picture
 from camcore.results import check_writable
@@ -270,5 +271,5 @@ class _Work:
             "localisation": None,
         }
         self.document = found | self.document | {"files": self.files}
-        text = json.dumps(self.document, indent=1, ensure_ascii=False, allow_nan=False)
+        text = escaped(json.dumps(self.document, indent=1, ensure_ascii=False, allow_nan=False))
         write_atomically(self.folder / "eval.json", lambda file: file.write(text.encode("utf-8", "surrogateescape")))

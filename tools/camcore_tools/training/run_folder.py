@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from camcore.errors import InputError
 from camcore.files import write_atomically
+from camcore.labels import escaped
 from camcore_tools.training.checkpoints import epoch_file, find_checkpoints, load_tensors, save_tensors
 from camcore_tools.training.history import Epoch, as_csv, best_of
 
@@ -158,7 +159,7 @@ class RunFolder:
 
     def write_json(self, name: str, document: Any) -> None:
         """One of the small files, whole or not at all."""
-        text = json.dumps(document, indent=1, ensure_ascii=False)
+        text = escaped(json.dumps(document, indent=1, ensure_ascii=False))
         write_atomically(self.path / name, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
 
     # ---- what is learned
