@@ -19,7 +19,10 @@ _CODES = {  # of Windows; abort() ends with 3 there
     0xC0000409: "abort",
     3: "abort",
 }
-_NO_MEMORY = ("bad_alloc", "bad allocation", "out of memory", "Cannot allocate memory", "Failed to allocate memory")
+_NO_MEMORY = (
+    *("bad_alloc", "bad allocation", "MemoryError", "out of memory"),
+    *("Cannot allocate memory", "Failed to allocate memory"),
+)
 _NOISE = ("Fatal Python error", "Extension modules", "Current thread", "Thread 0x", "  ", "<")  # of faulthandler
 _ADVICE = (
     "It ran in a process of its own, so nothing else was harmed. The file is damaged or hostile, or this is a bug of "
@@ -73,7 +76,7 @@ def failure(status: int | None, stage: Stage) -> CrashError:
             f"stopped after {stage.seconds:.0f} seconds{stage.where()}: it hangs, or needs longer. If you trust the "
             "file, raise the limit by the environment variable CAMCORE_SANDBOX_SECONDS"
         )
-    if _is_hungry(stage.stderr.decode(errors="replace")) or b"MemoryError" in stage.stderr:
+    if _is_hungry(stage.stderr.decode(errors="replace")):
         return _too_much(stage)
     how = _how(status)
     if how == "SIGXCPU":

@@ -14,7 +14,7 @@ from camcore.errors import InputError
 __all__ = ["LIMITS", "Comparison", "Difference", "Gauge", "Side", "Top", "Worst", "compare", "pair", "relative"]
 
 Floats = NDArray[np.floating[Any]]
-LIMITS = {"float32": (1e-4, 1e-6), "float16": (1e-2, 1e-3), "quantised": (1e-1, 1e-2)}
+LIMITS = {"float32": (1e-4, 1e-6), "float16": (1e-2, 1e-3), "quantised": (1.5e-1, 1e-2)}
 """(rtol, atol) by the coarser precision of the two models."""
 _SHOWN = 5
 

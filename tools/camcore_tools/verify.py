@@ -61,12 +61,16 @@ def _input_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the random images (%(default)s)")
 
 
-_EPILOG = """\
-A is the reference: the network of --torch, or the first file. Its outputs are
+_EPILOG = """A is the reference: the network of --torch, or the first file. Its outputs are
 matched with those of B by name, else by position; B may have more. For each image
 every number of an output must obey |a - b| <= max(atol, rtol x max |a|), the
 maximum over that output. Limits (rtol, atol) go by the coarser model: float32
-1e-4, 1e-6; float16 1e-2, 1e-3; quantised 1e-1, 1e-2. Exit status 1 beyond them.
+1e-4, 1e-6; float16 1e-2, 1e-3; quantised 0.15, 1e-2. Exit status 1 beyond them.
+
+A file that may come from anybody is loaded in a process of its own, for at most
+30 minutes (CAMCORE_SANDBOX_SECONDS) and with three quarters of the memory
+(CAMCORE_SANDBOX_GB), so that a crash, a hang or greed of ONNX Runtime is an
+error. CAMCORE_SANDBOX=off, or --no-sandbox, loads it in this one.
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from camcore_tools.console import columns, safe
@@ -29,7 +30,11 @@ def _show_outputs(found: Found) -> None:
     size = "x".join(map(str, inputs["shape"]))
     print(columns([(f"{k.upper()}:", f"{found[k]['name']} ({found[k]['precision']})") for k in "ab"], indent=0))
     print(columns([("on:", f"{_images(found)} of {size}, random ones {inputs['random']}")], indent=0))
-    print(columns([("limit:", f"|a - b| <= {found['rtol']:.0e} x max |a|, or <= {found['atol']:.0e}")], indent=0))
+    print(
+        columns(
+            [("limit:", f"|a - b| <= {found['rtol']:.1e} x max |a| of an image, or <= {found['atol']:.1e}")], indent=0
+        )
+    )
     print()
     maps = found["maps"]
     parts = [*found["outputs"], *maps.get("parts", [])]
@@ -63,7 +68,12 @@ def _place(at: Found | None) -> str:
         return ""
     index = ", ".join(map(str, at["index"]))
     a, b = ("not finite" if at[k] is None else f"{at[k]:.5g}" for k in "ab")
-    return f"{at['input']} [{index}]: {a} / {b}"
+    return f"{_short(at['input'])} [{index}]: {a} / {b}"
+
+
+def _short(place: str) -> str:
+    """Of a path the file's name."""
+    return PurePath(place).name
 
 
 def _remarks(found: Found) -> list[tuple[str, str]]:
@@ -75,7 +85,7 @@ def _remarks(found: Found) -> list[tuple[str, str]]:
     top, maps = found["top1"], found["maps"]
     if top is not None:
         remarks.append(("best class", f"the same for {top['agree']} of {top['of']} ({top['output']})"))
-        remarks += [("", f"{d['input']}: {d['a']} in A, {d['b']} in B") for d in top["differ"]]
+        remarks += [("", f"{_short(d['input'])}: {d['a']} in A, {d['b']} in B") for d in top["differ"]]
     if "not_compared" in maps:
         remarks.append(("maps not compared", maps["not_compared"]))
     else:
