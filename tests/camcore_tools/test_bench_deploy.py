@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import onnx_graphs
 import pytest
-from camcore_onnx import packages
+from camcore_onnx import binding, packages, providers
+from camcore_onnx.providers import PROVIDERS, Place, place
 from camcore_tools import bench_deploy, timing
 from camcore_tools.bench_deploy import EXPLAINER, NUMPY, PLAIN
 from camcore_tools.cli import main
@@ -54,7 +55,7 @@ def test_a_file_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_what_is_timed_gives_the_same_maps(tmp_path: Path) -> None:
     """Otherwise times would be compared of different things."""
     model = bench_deploy._open(str(file(tmp_path)))
-    setting = bench_deploy._Setting("cpu", 1)
+    setting = bench_deploy._Setting(place("cpu"), 1)
     sessions = bench_deploy._sessions(model, setting, ["top5"], "auto")
     images = bench_deploy._images(sessions[PLAIN], 3)
     runs = {name: bench_deploy._runner(session, images, setting) for name, session in sessions.items()}
@@ -128,7 +129,7 @@ def test_without_cuda_the_cure_is_told(capsys: pytest.CaptureFixture[str]) -> No
 
 
 class Device:
-    """What a bound session is asked to do, in order."""
+    """A session on a GPU; it notes what it is asked to do."""
 
     def __init__(self) -> None:
         self.done: list[Any] = []
@@ -146,7 +147,6 @@ class Device:
         return SimpleNamespace(
             bind_ortvalue_input=note("input"),
             bind_output=note("output"),
-            synchronize_outputs=note("wait"),
             copy_outputs_to_cpu=lambda: [np.zeros((2, 5), np.float32), np.zeros((2, 5, 3, 3), np.float32)],
         )
 
@@ -154,24 +154,34 @@ class Device:
         self.done.append(("run",))
 
 
-def test_on_cuda_images_are_there_already(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_images_are_there_already(monkeypatch: pytest.MonkeyPatch) -> None:
     placed: list[Any] = []
 
-    def place(array: Any, kind: str, index: int) -> str:
+    def put(array: Any, kind: str, index: int) -> str:
         placed.append((array.shape, kind, index))
         return "on the GPU"
 
-    fake = SimpleNamespace(OrtValue=SimpleNamespace(ortvalue_from_numpy=place))
-    monkeypatch.setattr(packages, "onnxruntime", lambda: fake)
-    device, setting = Device(), bench_deploy._Setting("cuda:1", 2)
-    images = bench_deploy._images(device, 2)
-    run = bench_deploy._runner(device, images, setting)
-    assert [a.shape for a in run()] == [(2, 5), (2, 5, 3, 3)]
-    run()
+    fake = SimpleNamespace(OrtValue=SimpleNamespace(ortvalue_from_numpy=put))
+    monkeypatch.setattr(binding, "onnxruntime", lambda: fake)
+    device = Device()
+    setting = bench_deploy._Setting(Place("cuda:1", PROVIDERS["cuda"], 1, ()), None)
+    run = bench_deploy._runner(device, bench_deploy._images(device, 2), setting)
+    for _ in range(2):
+        assert [a.shape for a in run()] == [(2, 5), (2, 5, 3, 3)]
     assert placed == [((2, 3, 4, 4), "cuda", 1)]
-    assert device.done[:3] == [("input", "image", "on the GPU"), ("output", "scores", "cpu"), ("output", "cam", "cpu")]
-    assert device.done[3:] == [("run",), ("wait",)] * 2
-    assert (setting.threads_or_none, bench_deploy.BATCHES["cuda"]) == (None, (1, 32, 256))
+    asked = [("input", "image", "on the GPU"), ("output", "scores", "cpu"), ("output", "cam", "cpu"), ("run",)]
+    assert device.done == asked * 2
+
+
+def test_the_batches_of_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def row(model: Any, sessions: Any, batch: int, setting: Any, *more: Any) -> dict[str, Any]:
+        return {"batch": batch, "threads": setting.threads, "memory": setting.memory}
+
+    monkeypatch.setattr(providers, "place", lambda device: Place(device, PROVIDERS["cuda"], 0, ()))
+    monkeypatch.setattr(bench_deploy, "_sessions", lambda *words: {})
+    monkeypatch.setattr(bench_deploy, "_row", row)
+    rows = bench_deploy.measure([str(file(tmp_path))], device="cuda")
+    assert rows == [{"batch": n, "threads": None, "memory": "cuda"} for n in (1, 32, 256)]
 
 
 def test_pytorch_is_needed_for_its_networks_only(

@@ -40,7 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="for every library (%(default)s)")
     parser.add_argument("--rounds", type=int, default=15, metavar="N", help="medians of this many (%(default)s)")
     deploy = parser.add_argument_group("deploy")
-    deploy.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (%(default)s); cuda means deploy")
+    deploy.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N, tensorrt ... (%(default)s)")
     deploy.add_argument("--classes", default="top5,all", metavar="A,B", help="of the maps inside (%(default)s)")
     deploy.add_argument("--method", default="auto", help="of the maps inside (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON")

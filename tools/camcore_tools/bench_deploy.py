@@ -49,22 +49,18 @@ class _Model:
 class _Setting:
     """Where and how sessions run."""
 
-    device: str
-    threads: int
+    place: Any
+    threads: int | None
 
     @property
-    def cuda(self) -> bool:
-        return self.device.startswith(("cuda", "tensorrt"))
-
-    @property
-    def threads_or_none(self) -> int | None:
-        """The GPU does not need them."""
-        return None if self.cuda else self.threads
+    def memory(self) -> str:
+        """Of a device that has some of its own: images are there ahead."""
+        return "" if self.place.row is None else str(self.place.row.memory)
 
     def session(self, data: bytes, model: _Model) -> Any:
         from camcore_onnx.runtime import make_session
 
-        return make_session(data, device=self.device, threads=self.threads_or_none, folder=model.folder)
+        return make_session(data, device=self.place.device, threads=self.threads, folder=model.folder)
 
 
 def measure(
@@ -79,7 +75,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """One row for each network and batch: milliseconds, images a second, and ratios to the plain model.
 
-    On CUDA the images lie on the GPU already and the outputs come back; elsewhere both are arrays.
+    On a GPU the images lie there already and the outputs come back; on the CPU both are arrays.
 
     Parameters
     ----------
@@ -89,7 +85,7 @@ def measure(
         Those of ``BATCHES`` for the device where absent.
     rounds, threads : int
     device : str
-        ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or another that :mod:`camcore_onnx.providers` knows.
     classes : sequence of str
         What is embedded: see :func:`camcore_onnx.embed_cam`.
     method : str
@@ -101,11 +97,11 @@ def measure(
     InputError
         For a model that takes no batch of this size, or whose map cannot be embedded.
     """
-    from camcore_onnx.runtime import providers_for
+    from camcore_onnx.providers import place
 
-    setting = _Setting(device, threads)
-    providers_for(device)  # or the error that tells what is missing, before anything is exported
-    counts = batches or BATCHES["cuda" if setting.cuda else "cpu"]
+    where = place(device)  # or the error that tells what is missing, before anything is exported
+    setting = _Setting(where, threads if where.row is None else None)
+    counts = batches or BATCHES["cpu" if where.row is None else "cuda"]
     rows = []
     with Progress(len(networks) * len(counts) * rounds, "timing deployed models") as bar:
         for name in networks:
@@ -191,32 +187,21 @@ def _images(session: Any, batch: int) -> NDArray[Any]:
 
 
 def _runner(session: Any, images: NDArray[Any], setting: _Setting) -> Run:
+    """Images that stay on a GPU, and outputs that come back; or arrays in and out."""
     name = session.get_inputs()[0].name
-    if not setting.cuda:
+    if not setting.memory:
         return lambda: session.run(None, {name: images})
-    return _bound(session, name, images, int(setting.device.partition(":")[2] or 0))
+    from camcore_onnx.binding import Bound
 
-
-def _bound(session: Any, name: str, images: NDArray[Any], index: int) -> Run:
-    """The images stay on the GPU; what the model gives comes back."""
-    from camcore_onnx.packages import onnxruntime
-
-    binding = session.io_binding()
-    binding.bind_ortvalue_input(name, onnxruntime().OrtValue.ortvalue_from_numpy(images, "cuda", index))
-    for output in session.get_outputs():
-        binding.bind_output(output.name, "cpu")
-
-    def run() -> Any:
-        session.run_with_iobinding(binding)
-        binding.synchronize_outputs()
-        return binding.copy_outputs_to_cpu()
-
-    return run
+    bound = Bound(session, setting.memory, setting.place.index)
+    feed = {name: bound.put(images)}
+    outputs = [output.name for output in session.get_outputs()]
+    return lambda: bound.run(outputs, feed)
 
 
 def _in_python(model: _Model, runs: dict[str, Run], images: NDArray[Any], setting: _Setting) -> dict[str, Run]:
     """Without a map in the graph: its features leave it and NumPy sums them up; or this library does all."""
-    explainer = camcore.explainer(model.source, device=setting.device, threads=setting.threads_or_none)
+    explainer = camcore.explainer(model.source, device=setting.place.device, threads=setting.threads)
     found: dict[str, Run] = {EXPLAINER: lambda: explainer(images, f"top{_TOP}")}
     if NUMPY in runs:
         weight = np.asarray(explainer.plan.tap.need_head().weight, np.float32)
