@@ -1,7 +1,7 @@
 // Where the network runs: pictures in, raw maps and probabilities out.
 
 import { fromHalf, toHalf } from "./half.js";
-import { layout, reads, resized, values, weights } from "./resample.js";
+import { layout, resized, values } from "./resample.js";
 
 let ort = null, session = null, model = null, canvas = null;
 
@@ -105,11 +105,7 @@ function prepare(picture) {
   if (fixed && (fixed[0] !== high || fixed[1] !== across)) {
     throw new Error(`This model takes pictures of exactly ${fixed[1]} x ${fixed[0]} pixels; this one has ${width} x ${height}.`);
   }
-  const columns = weights(width, plan.wide, plan.left, plan.left + across);
-  const rows = weights(height, plan.tall, plan.top, plan.top + high);
-  const x = reads(columns), y = reads(rows);
-  const { data } = pixels(picture, x.start, y.start, x.length, y.length);
-  const rgb = resized(data, x.length, x.start, y.start, columns, rows);
+  const rgb = resized(height, width, plan, (...part) => pixels(picture, ...part).data);
   return { ...plan, input: values(rgb, model.channels, model.preprocess) };
 }
 

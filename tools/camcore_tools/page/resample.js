@@ -1,10 +1,10 @@
 // From a picture to the network's input, in the numbers of Python's camcore.Preprocess: Pillow's bilinear reduction in
-// whole numbers, first along the rows, then along the columns, rounded to 8 bits after each.
+// whole numbers, along one axis, then along the other, rounded to 8 bits after each.
 
 const BITS = 22, ONE = 1 << BITS, HALF = 1 << (BITS - 1);
 
 /** To the nearest whole number, halves to the even one, as Python rounds. */
-export function rounded(value) {
+function rounded(value) {
   const low = Math.floor(value), part = value - low;
   return part < 0.5 || (part === 0.5 && low % 2 === 0) ? low : low + 1;
 }
@@ -23,7 +23,7 @@ export function layout(height, width, { resize, crop, size }) {
 }
 
 /** For outputs `from` to `to` of an axis that goes from `old` to `length`: the first pixel of each, and the weights. */
-export function weights(old, length, from, to) {
+function weights(old, length, from, to) {
   const scale = old / length, reach = Math.max(scale, 1), room = Math.ceil(reach) * 2 + 1;
   const first = new Int32Array(to - from), count = new Int32Array(to - from), found = new Int32Array((to - from) * room);
   const line = new Float64Array(room);
@@ -42,37 +42,64 @@ export function weights(old, length, from, to) {
 }
 
 /** The pixels that an axis reads: where they begin and how many they are. */
-export function reads({ first, count }) {
+function reads({ first, count }) {
   const last = first.length - 1;
   return { start: first[0], length: first[last] + count[last] - first[0] };
 }
 
-/** RGBA pixels (of which the first is pixel `startX`, `startY` of the picture) to RGB pixels, resized and cropped. */
-export function resized(data, width, startX, startY, across, down) {
-  const columns = across.first.length, rows = down.first.length, { length: high } = reads(down);
-  const narrow = new Uint8Array(high * columns * 3), result = new Uint8Array(rows * columns * 3);
-  for (let x = 0; x < columns; x++) {
-    const from = (across.first[x] - startX) * 4, count = across.count[x], at = x * across.room;
-    for (let y = 0; y < high; y++) {
-      let red = HALF, green = HALF, blue = HALF, p = y * width * 4 + from;
-      for (let k = at; k < at + count; k++, p += 4) {
-        const w = across.found[k];
-        red += data[p] * w; green += data[p + 1] * w; blue += data[p + 2] * w;
-      }
-      const to = (y * columns + x) * 3;
-      narrow[to] = red >> BITS; narrow[to + 1] = green >> BITS; narrow[to + 2] = blue >> BITS;
-    }
+/** RGBA pixels as RGB pixels. */
+function opaque(data) {
+  const count = data.length / 4, rgb = new Uint8Array(count * 3);
+  for (let k = 0, p = 0, q = 0; k < count; k++, p += 4, q += 3) {
+    rgb[q] = data[p]; rgb[q + 1] = data[p + 1]; rgb[q + 2] = data[p + 2];
   }
-  const stride = columns * 3;
-  for (let y = 0; y < rows; y++) {
-    const from = (down.first[y] - startY) * stride, count = down.count[y], at = y * down.room;
-    for (let x = 0; x < stride; x++) {
-      let sum = HALF;
-      for (let k = 0, p = from + x; k < count; k++, p += stride) sum += narrow[p] * down.found[at + k];
-      result[y * stride + x] = sum >> BITS;
+  return rgb;
+}
+
+/** Lines of `width` RGB pixels, of which the first is pixel `start` of the picture, brought to the width of `across`. */
+function narrowed(pixels, width, start, across) {
+  const columns = across.first.length, rows = pixels.length / 3 / width, result = new Uint8Array(rows * columns * 3);
+  for (let x = 0; x < columns; x++) {
+    const from = (across.first[x] - start) * 3, begin = x * across.room, end = begin + across.count[x];
+    for (let y = 0, to = x * 3; y < rows; y++, to += columns * 3) {
+      let red = HALF, green = HALF, blue = HALF;
+      for (let k = begin, p = y * width * 3 + from; k < end; k++, p += 3) {
+        const w = across.found[k];
+        red += pixels[p] * w; green += pixels[p + 1] * w; blue += pixels[p + 2] * w;
+      }
+      result[to] = red >> BITS; result[to + 1] = green >> BITS; result[to + 2] = blue >> BITS;
     }
   }
   return result;
+}
+
+/** The same for columns. */
+function lowered(pixels, width, start, down) {
+  const rows = down.first.length, stride = width * 3, result = new Uint8Array(rows * stride), line = new Float64Array(stride);
+  for (let y = 0; y < rows; y++) {
+    line.fill(HALF);
+    for (let k = 0, p = (down.first[y] - start) * stride; k < down.count[y]; k++) {
+      const w = down.found[y * down.room + k];
+      for (let x = 0; x < stride; x++, p++) line[x] += pixels[p] * w;
+    }
+    for (let x = 0, to = y * stride; x < stride; x++, to++) result[to] = line[x] >> BITS;
+  }
+  return result;
+}
+
+/**
+ * The input's pixels of a picture of a height and width.
+ *
+ * `read` gives the RGBA pixels of a part (x, y, width, height), which is all that is looked at.
+ */
+export function resized(height, width, { tall, wide, top, left, size: [high, across] }, read) {
+  const columns = weights(width, wide, left, left + across), rows = weights(height, tall, top, top + high);
+  const x = reads(columns), y = reads(rows);
+  const pixels = opaque(read(x.start, y.start, x.length, y.length));
+  // As Pillow 13 does: the columns first where that saves much.
+  const columnsFirst = tall < height && height - tall > 2 * (width - wide);
+  if (columnsFirst) return narrowed(lowered(pixels, x.length, y.start, rows), x.length, x.start, columns);
+  return lowered(narrowed(pixels, x.length, x.start, columns), across, y.start, rows);
 }
 
 /** RGB pixels as (channels, H, W) float32 values: (pixel * scale - mean) / std, each step rounded to float32. */

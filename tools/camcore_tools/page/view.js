@@ -407,7 +407,7 @@ function listen() {
 function keys(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "Escape" && state.pinned !== null) pin(null);
-  if (event.target.closest("button, input, select, [role=listbox]")) return;
+  if (event.target.closest(event.key === " " ? "button, input, select" : "input, select")) return;
   const act = { " ": pause, ArrowLeft: () => turn(-1), ArrowRight: () => turn(1), "/": () => byId("search").focus() }[event.key];
   if (!act) return;
   event.preventDefault();

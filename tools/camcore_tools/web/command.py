@@ -124,7 +124,7 @@ def _print(site: Site, model: WebModel, checks: str, passed: bool) -> None:
     if not passed:
         print("verification failed")
     print(f"next: python -m http.server -d {site.folder} 8000   then open http://localhost:8000")
-    print("      (a camera needs https or localhost; any web server for static files will do)")
+    print("      (a camera needs https or localhost; any web server of files will do)")
 
 
 def _sizes(site: Site) -> list[tuple[str, str]]:

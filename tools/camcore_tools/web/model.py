@@ -50,15 +50,13 @@ def web_model(source: Any) -> WebModel:
         If the model takes no pictures, has no such map inside, or is too large for a browser.
     """
     from camcore_onnx import OnnxBackend
-    from camcore_onnx.load import load, serialize
+    from camcore_onnx.load import load
 
     backend = OnnxBackend(source, device="cpu")
     cam, channels = _checked(backend)
     rule = _rule(backend)
     model, scores = _changed(load(source), backend.found.logits, cam)
-    data = serialize(model)
-    if len(data) > _MOST:
-        raise InputError(f"{backend.loaded.name}: {len(data) / 1e6:.0f} MB are too much for a browser; try --fp16")
+    data = _one_file(model, backend.loaded.name)
     size = _size(backend, rule)
     seen = _run(data, backend, cam, scores, (channels, *size))
     if seen[cam].ndim != 4:
@@ -122,6 +120,19 @@ def _changed(loaded: Loaded, logits: ir.Value, cam: str) -> tuple[ir.Model, str]
     model = add_outputs(loaded, {name: logits})
     model.graph.initializers.pop(f"{cam}_class", None)
     return model, name
+
+
+def _one_file(model: ir.Model, name: str) -> bytes:
+    """The model with all its weights."""
+    from camcore_onnx.load import serialize
+    from camcore_onnx.writing import take_in
+
+    stored = (value.const_value for value in model.graph.initializers.values())
+    size = sum(tensor.nbytes for tensor in stored if tensor is not None)
+    if size > _MOST:
+        raise InputError(f"{name}: {size / 1e6:.0f} MB of weights are too much for a browser; try --fp16")
+    take_in(model)
+    return serialize(model)
 
 
 def _run(data: bytes, backend: OnnxBackend, cam: str, scores: str, shape: tuple[int, ...]) -> dict[str, NDArray[Any]]:
