@@ -10,10 +10,22 @@ if TYPE_CHECKING:
     from camcore_onnx.backend import OnnxBackend
     from camcore_onnx.embedding import embed_cam
     from camcore_onnx.exporting import export
+    from camcore_onnx.float16 import half_error, to_float16
     from camcore_onnx.gradients.add import add_tail_gradients
+    from camcore_onnx.providers import register_provider
     from camcore_onnx.surgery import expose_features
 
-__all__ = ["OnnxBackend", "adapter", "add_tail_gradients", "embed_cam", "export", "expose_features"]
+__all__ = [
+    "OnnxBackend",
+    "adapter",
+    "add_tail_gradients",
+    "embed_cam",
+    "export",
+    "expose_features",
+    "half_error",
+    "register_provider",
+    "to_float16",
+]
 
 _HOMES = {
     "OnnxBackend": "backend",
@@ -21,6 +33,9 @@ _HOMES = {
     "embed_cam": "embedding",
     "export": "exporting",
     "expose_features": "surgery",
+    "half_error": "float16",
+    "register_provider": "providers",
+    "to_float16": "float16",
 }
 
 
