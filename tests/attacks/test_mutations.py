@@ -60,13 +60,13 @@ def read(data: bytes) -> bool:
     try:
         backend = OnnxBackend(data, device="cpu")
     except InputError as error:
-        assert str(error)
+        assert str(error)  # noqa: PT017
         return False
     try:
         _ = backend.input, backend.labels, backend.preprocess, backend.complaints
         load(onnx_bytes(onnx.load_from_string(data)))
     except CamError as error:
-        assert str(error)
+        assert str(error)  # noqa: PT017
     return True
 
 
