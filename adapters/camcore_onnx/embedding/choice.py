@@ -25,7 +25,8 @@ def choose(site: Site, wanted: Wanted) -> Tensor | None:
         given = class_input(site.graph, f"{wanted.name}_class")
         asked = Tensor(site.pen, given, ir.DataType.INT32, (None,)).cast(_WHOLE).unsqueeze(1)
         return chosen_classes(site.pen, site.scores, asked)
-    return top(site.pen, site.scores, wanted.top)[1]
+    site.class_scores, classes = top(site.pen, site.scores, wanted.top)
+    return classes
 
 
 def class_input(graph: ir.Graph, name: str) -> ir.Value:
@@ -42,6 +43,8 @@ def class_input(graph: ir.Graph, name: str) -> ir.Value:
 
 def scores_of(site: Site, classes: Tensor) -> Tensor:
     """The (N, T) scores of some classes."""
+    if site.class_scores is not None:
+        return site.class_scores
     rows, pen = site.scores, site.pen
     if pen.opset >= _GATHER_ELEMENTS:
         return pen.op("GatherElements", rows, classes, shape=classes.shape, axis=1)

@@ -44,6 +44,8 @@ class Site:
         How ``layer`` holds its maps.
     classes : Tensor or None
         (N, T) int64, the classes to explain; None for all of them, in their order.
+    class_scores : Tensor or None
+        (N, T), where they came with the classes.
     """
 
     loaded: Loaded
@@ -53,6 +55,7 @@ class Site:
     image: ir.Value
     layout: Layout
     classes: Tensor | None = None
+    class_scores: Tensor | None = None
 
     @property
     def graph(self) -> ir.Graph:
