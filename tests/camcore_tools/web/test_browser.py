@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import PIL
 import pytest
-from browsers import chromium, served, wait_for, write_film
+from browsers import CHROMIUM, FLAGS, chromium, served, wait_for, write_film
 from camcore_tools.cli import main
 from camcore_tools.web import ort_web
 from PIL import Image
@@ -462,3 +462,38 @@ def test_threads_where_the_page_is_isolated(open_page: Callable[..., Any], folde
         path = folder / "90.png"
         check(explained(page, path), camcore.explainer(folder / "tiny.onnx", preprocess="imagenet")(path, 2), 1e-5)
         page.context.close()
+
+
+# ---- the wide form
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("real", data.WITH_CAM, ids=lambda real: real.file.removesuffix(".onnx"))
+def test_maps_of_all_real_models(open_page: Callable[..., Any], folder: Path, real: data.Real) -> None:
+    site = folder / real.file
+    assert main(["export", str(real.path), "--web", str(site), "--preprocess", real.preprocess, "--no-verify"]) == 0
+    explainer = camcore.explainer(real.path, preprocess=real.preprocess)
+    with served(folder) as found:
+        page = open_page(f"{found}/{real.file}/#device=wasm")
+        for name in ("chelsea.png", "coffee.png", "grace_hopper.png"):
+            path = data.folder() / "images" / name
+            check(explained(page, path), explainer(path))
+        page.context.close()
+
+
+@pytest.mark.slow
+def test_webgpu(browser: Any, folder: Path, address: str) -> None:
+    """By a GPU in software."""
+    flags = [*FLAGS, "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]
+    other = browser.browser_type.launch(executable_path=CHROMIUM, args=flags)
+    page = other.new_page()
+    page.add_init_script(LISTEN)
+    page.goto(address)
+    if not page.evaluate("async () => !!(await navigator.gpu?.requestAdapter())"):
+        pytest.skip("this Chromium has no software adapter for WebGPU")
+    wait_for(page, "!document.getElementById('choices').hidden")
+    assert page.inner_text("#about") == "cam · 16 × 16 · WebGPU"
+    for height, _ in SIZES:
+        path = folder / f"{height}.png"
+        check(explained(page, path), camcore.explainer(folder / "tiny.onnx", preprocess="imagenet")(path))
+    other.close()
