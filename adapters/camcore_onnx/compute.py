@@ -139,7 +139,7 @@ def state_lengths(loaded: Loaded, compute: Compute) -> None:
     for node in loaded.model.graph:
         for value in node.outputs:
             counted = compute.lengths.get(value)
-            if counted is None or value.is_graph_output() or (value.shape and _lengths(value)):
+            if counted is None or value.type is None or value.is_graph_output() or (value.shape and _lengths(value)):
                 continue
             stated = value.shape or [None] * len(counted)
             batch = [n for n in stated[:1] if not isinstance(n, int)]
@@ -179,8 +179,12 @@ def _fix_lengths(graph: ir.Graph, size: list[int]) -> str:
 
 
 def _without_shape(nodes: Sequence[ir.Node], known: dict[ir.Value, tuple[int, ...]]) -> list[ir.Value]:
-    """The tensors around the nodes that multiply whose shapes are not known; those that are go into ``known``."""
-    values = [v for n in nodes if n.op_type in MULTIPLIES for v in (*n.inputs, *n.outputs) if v is not None and v.name]
+    """The tensors around nodes that multiply, or that onnx does not know, whose shapes are not known.
+
+    Those that are go into ``known``.
+    """
+    around = [n for n in nodes if n.op_type in MULTIPLIES or n.domain not in ("", "ai.onnx")]
+    values = [v for n in around for v in (*n.inputs, *n.outputs) if v is not None and v.name]
     for value in dict.fromkeys(values):
         lengths = _lengths(value)
         if lengths is not None:

@@ -70,9 +70,12 @@ def look_at(model: Any, *, device: str = "auto", size: Sequence[int] = ()) -> Su
         return Subject(backend, None, size=tuple(size))
     from camcore_onnx.census import take_census
     from camcore_onnx.compute import count_macs, state_lengths
+    from camcore_onnx.folded import state_folded
 
     recorded = None if backend is None or backend.preprocess is None else backend.preprocess.size
     lengths = tuple(size) or tuple(recorded or ())
+    if loaded is not None:
+        state_folded(loaded)
     inside = backend is None or getattr(backend, "card").cam is not None  # noqa: B009
     whole = _loaded(model) if loaded is None or inside else loaded
     census, compute = take_census(whole), count_macs(whole, size=lengths)

@@ -13,7 +13,7 @@ from camcore_tools.console import safe
 from camcore_tools.inspection.diagram import draw
 from camcore_tools.inspection.facts import Subject
 from camcore_tools.inspection.picture import Picture
-from camcore_tools.inspection.screen import embedded, extras, gradient, same_maps, second_head, share
+from camcore_tools.inspection.screen import embedded, extras, gradient, same_maps, second_head, share, used_opsets
 from camcore_tools.inspection.style import STYLE
 from camcore_tools.inspection.tail import tail_of
 from camcore_tools.inspection.words import count, kinds, percent, shape, short, size, times
@@ -108,7 +108,7 @@ def _table(head: Sequence[str], rows: Iterable[str], kind: str = "") -> str:
 def _subtitle(d: dict[str, Any]) -> str:
     if "file" not in d:
         return f"A PyTorch module on {_e(d.get('device', '?'))}"
-    opsets = ", ".join(f"{k or 'onnx'} {v}" for k, v in d["opset"].items())
+    opsets = ", ".join(f"{k or 'onnx'} {v}" for k, v in used_opsets(d).items())
     made = f"{d['producer'] or 'unknown'} {d['producer version']}".strip()
     files = "".join(f" · {size(n)} in {name}" for name, n in d["external files"].items())
     return _e(f"opset {opsets} · IR version {d['ir version']} · made by {short(made, 60)} · {size(d['bytes'])}{files}")
@@ -206,7 +206,7 @@ def _layer(layer: dict[str, Any], chosen: bool) -> str:
         f'<tr{" class=chosen" if chosen else ""}><td class="mono">{_e(short(layer["name"], 44, "…"))} '
         f'<span class="faint">{_e(short((layer["made by"] or "").partition(" (")[0], 30, "…"))}</span>{bar}</td>'
         f'<td class="mono nowrap">{_e("×".join("?" if n is None else str(n) for n in layer["shape"]))}</td>'
-        f'<td class="number">{_e(share(layer))}</td><td class="wide">{_e(gradient(layer))}</td></tr>'
+        f'<td class="number">{_e(share(layer))}</td><td class="wide nowrap">{_e(gradient(layer))}</td></tr>'
     )
 
 

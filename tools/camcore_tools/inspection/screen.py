@@ -9,7 +9,7 @@ from typing import Any
 from camcore_tools.console import columns, safe
 from camcore_tools.inspection.words import count, kinds, percent, shape, short, size, times
 
-__all__ = ["embedded", "extras", "fitted", "gradient", "same_maps", "second_head", "share", "show"]
+__all__ = ["embedded", "extras", "fitted", "gradient", "same_maps", "second_head", "share", "show", "used_opsets"]
 
 _LEAST = 12  # characters of a shortened cell
 _ENTRIES = 12
@@ -47,13 +47,19 @@ def _facts(d: dict[str, Any]) -> list[tuple[str, Any]]:
 
 def _file(d: dict[str, Any]) -> list[tuple[str, Any]]:
     files = "".join(f", and {size(n)} in {short(name, 30)}" for name, n in list(d["external files"].items())[:3])
-    opsets = ", ".join(f"{safe(k) or 'onnx'} {v}" for k, v in d["opset"].items())
+    opsets = ", ".join(f"{safe(k) or 'onnx'} {v}" for k, v in used_opsets(d).items())
     made = short(f"{d['producer'] or 'unknown'} {d['producer version']}".strip(), 60)
     return [
         ("model", f"{d['file']} ({size(d['bytes'])}{files})"),
         ("format", f"opset {opsets}; IR version {d['ir version']}; made by {made}"),
         ("operators", f"{d['nodes']} nodes: {kinds(d['operators'], 6)}"),
     ]
+
+
+def used_opsets(d: dict[str, Any]) -> dict[str, int]:
+    """Those whose operators are there; tools for quantisation state all that they know."""
+    used = {"", *(name.rpartition(".")[0] for name in d["operators"])}
+    return {domain: version for domain, version in d["opset"].items() if domain in used}
 
 
 def _module(d: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -108,7 +114,7 @@ def _show_layers(layers: Sequence[dict[str, Any]]) -> None:
     print("\nlayers that can be tapped (the last of each size), and the compute behind")
     made = [(e["made by"] or "").partition(" (")[0] for e in layers]  # without the module, which the name tells
     rows = [
-        (e["name"], shape(["N", *e["shape"]]), share(e).rjust(7), gradient(e), operator)
+        (e["name"], shape(["N", *e["shape"]]), share(e).rjust(7), _short_gradient(e), short(operator, 14))
         for e, operator in zip(layers, made, strict=True)
     ]
     print(fitted(rows, (0, 4)) or "  none")
@@ -118,6 +124,10 @@ def _show_layers(layers: Sequence[dict[str, Any]]) -> None:
     approximate = dict.fromkeys(what for e in layers for what in e["approximate"])
     if approximate:
         print("\n" + columns([("approximate", what) for what in approximate]))
+
+
+def _short_gradient(layer: dict[str, Any]) -> str:
+    return gradient(layer).replace("approximate gradient", "approximate")
 
 
 def share(layer: dict[str, Any]) -> str:

@@ -101,7 +101,7 @@ ul.plain li { margin: 0.2rem 0; }
 .drawing text.shape.scores { fill: var(--head); font-weight: 700; }
 footer { margin-top: 1.6rem; font-size: 0.84rem; color: var(--faint); }
 @media (max-width: 900px) { .columns { grid-template-columns: minmax(0, 1fr); } }
-@media (max-width: 480px) {
+@media (max-width: 560px) {
   .figures { grid-template-columns: repeat(2, 1fr); }
   .figures dd { font-size: 1.2rem; }
   .card { padding: 0.9rem 0.85rem; }
