@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camcore import InputError, labels
-from camcore.labels import clean, read_labels, short_name
+from camcore.labels import clean, escaped, harmless, read_labels, short_name
 
 
 def written(folder: Path, text: str, name: str = "labels.txt") -> Path:
@@ -158,3 +158,20 @@ def test_the_short_name_is_the_first_synonym(name: str, short: str) -> None:
 
 def test_the_public_names_exist() -> None:
     assert all(hasattr(labels, name) for name in labels.__all__)
+
+
+def test_of_harmless_text_lines_stay_lines() -> None:
+    assert harmless("  a\x1b[0m\tb\n  c\u202e\n") == "  a [0m b\n  c \n"
+
+
+@settings(derandomize=True)
+@given(st.text(st.characters()))
+def test_escaped_json_reads_back_and_holds_nothing_hidden(text: str) -> None:
+    found = escaped(json.dumps({text: [text]}, indent=1, ensure_ascii=False))
+    assert json.loads(found) == {text: [text]}
+    assert harmless(found) == found
+
+
+@pytest.mark.parametrize("hidden", ["\u200b", "\u2060", "\ufeff", "\U000e0041", "\u180e", "\ufff9"])
+def test_hidden_characters_are_taken_out(hidden: str) -> None:
+    assert clean(f"a{hidden}b") == "a b"

@@ -5,7 +5,7 @@ import json
 import sys
 
 import pytest
-from camcore_tools.console import Progress, columns, print_json, safe
+from camcore_tools.console import Progress, columns, note, print_json, safe
 
 
 class Terminal(io.StringIO):
@@ -38,6 +38,16 @@ def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == {"name": "Eichhörnchen", "value": 1.5}
     with pytest.raises(ValueError, match="Out of range float"):
         print_json({"value": float("nan")})
+
+
+def test_nothing_that_controls_a_terminal_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "cat\x1b[31m\u202e\x9b2J"
+    print_json({name: name})
+    note(f"  left out: {name}\n  and more")
+    streams = capsys.readouterr()
+    assert json.loads(streams.out) == {name: name}
+    assert streams.err == "  left out: cat [31m  2J\n  and more\n"
+    assert not set("\x1b\u202e\x9b") & set(streams.out)
 
 
 def test_progress_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:

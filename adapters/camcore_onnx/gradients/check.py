@@ -159,7 +159,7 @@ def against_reference(
         row.formula(features=f, gradients=g, classes=classes[:, None], **row.options)
         for f, g in ((seen.need_features(), ours[:, None]), (features, theirs[:, None]))
     )
-    return _agreement(layer, each, limit, atol, scale, f"the other framework, {len(images)} images", relative(*maps))
+    return _agreement(layer, each, limit, atol, scale, f"the other model, {len(images)} images", relative(*maps))
 
 
 def _agreement(

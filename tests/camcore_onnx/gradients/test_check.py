@@ -170,7 +170,7 @@ class TestReference:
         found = against_reference(backend, "layer", X, self.reference(backend))
         assert found.passed
         assert (found.difference, found.worst, found.maps) == (0, 0, 0)
-        assert found.how == "the other framework, 3 images"
+        assert found.how == "the other model, 3 images"
 
     def test_others(self) -> None:
         backend = network(through("Relu"))

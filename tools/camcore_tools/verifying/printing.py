@@ -18,6 +18,8 @@ def show(found: Found) -> None:
     if "outputs" in found:
         _show_outputs(found)
     if found.get("layers"):
+        if "outputs" in found:
+            print()
         _show_gradients(found["layers"])
     if "gradients_not_checked" in found:
         print(columns([("gradients not compared", found["gradients_not_checked"])]))
