@@ -63,7 +63,7 @@ def check_evidence(seen: Evidence, tap: Tap, *, whole: bool = False) -> None:
     slack = tap.slack[classes] if np.ndim(tap.slack) else tap.slack
     with np.errstate(over="ignore", invalid="ignore"):  # infinite features do not reproduce finite scores
         rebuilt = _rows(head, global_mean(features), classes)
-        difference = np.abs(rebuilt - expected) - slack
+        difference = np.abs(np.clip(rebuilt, *tap.span) - expected) - slack
     scales = np.abs(seen.scores).max(axis=1, keepdims=True)  # each image by its own, so that its batch does not matter
     if not (difference <= tap.tolerance * np.maximum(scales, 1e-30)).all():
         worst, scale = float(np.max(difference)), float(scales.max())

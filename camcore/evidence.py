@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camcore.errors import HeadNotFound, InputError
-from camcore.head import LinearHead, NormHead
+from camcore.head import WHOLE, LinearHead, NormHead
 from camcore.preprocess import Preprocess
 from camcore.scores import Classes
 from camcore.targets import Target
@@ -92,6 +92,8 @@ class Tap:
         ``"independent logit"``: found before a sigmoid, so that each class stands for itself.
     slack : float or (K,) ndarray
         Difference that quantisation explains.
+    span : tuple of float
+        Between which quantisation holds the scores: it cuts off what is beyond.
     tolerance : float
         Relative difference that the arithmetic explains: 1e-3 in float32, 2e-2 in float16.
     no_gradient : str
@@ -105,6 +107,7 @@ class Tap:
     scores_are: str = "logit"
     shape: tuple[int | None, ...] = ()
     slack: Any = 0.0
+    span: tuple[float, float] = WHOLE
     tolerance: float = 1e-3
     no_gradient: str = ""
 

@@ -10,9 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 from camcore.errors import InputError
 from camcore.products import product
 
-__all__ = ["Head", "LinearHead", "NormHead", "global_mean", "head_error"]
+__all__ = ["WHOLE", "Head", "LinearHead", "NormHead", "global_mean", "head_error"]
 
 Floats = NDArray[np.floating[Any]]
+WHOLE = (-np.inf, np.inf)
 
 
 class LinearHead:
@@ -229,7 +230,14 @@ def global_mean(features: Floats) -> Floats:
     return features.mean(axis=axes, dtype=np.result_type(features.dtype, np.float32))
 
 
-def head_error(head: Head, features: Floats, scores: Floats, slack: Floats | float = 0.0) -> float:
+def head_error(
+    head: Head,
+    features: Floats,
+    scores: Floats,
+    slack: Floats | float = 0.0,
+    *,
+    span: tuple[float, float] = WHOLE,
+) -> float:
     """How far ``head(mean(features))`` is from ``scores``, relative to the largest score.
 
     Parameters
@@ -239,13 +247,15 @@ def head_error(head: Head, features: Floats, scores: Floats, slack: Floats | flo
     scores : (N, K) ndarray
     slack : float or (K,) ndarray
         Absolute difference that is allowed for free (a quantisation step).
+    span : tuple of float
+        Between which scores are held; what the head gives beyond is cut off too.
 
     Returns
     -------
     float
         0 for an exact head; about 1e-6 for float32 arithmetic; above 1e-2 the head is not this one.
     """
-    difference = np.abs(head(global_mean(features)) - scores) - slack
+    difference = np.abs(np.clip(head(global_mean(features)), *span) - scores) - slack
     worst = float(np.max(difference, initial=0.0))
     scale = float(np.max(np.abs(scores), initial=0.0))
     return worst / scale if scale > 0 else (0.0 if worst == 0 else float("inf"))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camcore.errors import HeadNotFound
-from camcore.head import Head, LinearHead, NormHead
+from camcore.head import WHOLE, Head, LinearHead, NormHead
 
 __all__ = ["HeadWalk", "batch_norm_affine", "channel_axis", "dense_weight", "refusal", "scaled", "times"]
 
@@ -30,6 +30,8 @@ class HeadWalk:
         probability for each class by itself.
     slack : (K,) ndarray or 0.0
         Largest difference that the quantisation on the way can make.
+    span : tuple of float
+        Between which quantisation holds the scores: it cuts off what is beyond.
     pooled : bool
         True once a pooling has been met.
     path : list of str
@@ -43,6 +45,7 @@ class HeadWalk:
         self._norm = ""  # the layer normalisation met
         self._epsilon = 0.0
         self.slack: Any = 0.0
+        self.span = WHOLE
         self.scores_are = "logit"
         self.pooled = False
         self.path: list[str] = []
@@ -69,6 +72,7 @@ class HeadWalk:
         if not self.untouched or self.scores_are != "logit":
             raise HeadNotFound(f"{name} stands between the pooling and the scores, so the head is not linear")
         self.scores_are = kind
+        self.slack, self.span = 0.0, WHOLE  # of what comes out of it
         self.path.append(name)
 
     @property
@@ -142,9 +146,14 @@ class HeadWalk:
         moved = self._gain * shift if self._weight is None else self._weight @ shift
         return moved if self._bias is None else self._bias + moved
 
-    def quantize(self, name: str, step: float) -> None:
-        """A rounding of x to multiples of ``step``: transparent, but scores may move by half a step a channel."""
+    def quantize(self, name: str, step: float, span: tuple[float, float] = WHOLE) -> None:
+        """A rounding of x to multiples of ``step``: transparent, but scores may move by half a step a channel.
+
+        ``span`` is what is cut off to; that is noted where x are the scores themselves.
+        """
         self._refuse_before_norm(name)
+        if self.untouched:
+            self.span = (max(span[0], self.span[0]), min(span[1], self.span[1]))
         self.path.append(name)
         reach = abs(self._gain) if self._weight is None else np.abs(self._weight).sum(axis=1)
         self.slack = self.slack + 0.5 * step * reach

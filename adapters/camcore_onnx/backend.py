@@ -197,6 +197,7 @@ class OnnxBackend:
             scores_are=found.scores_are,
             shape=self._shape(value, example),
             slack=found.slack,
+            span=found.span,
             tolerance=self._tolerance(),
             no_gradient=self.differentiator.obstacle(whole_of(value)),
         )

@@ -8,7 +8,7 @@ from typing import Any
 import onnx_ir as ir
 
 from camcore.errors import HeadNotFound
-from camcore.head import Head
+from camcore.head import WHOLE, Head
 from camcore.walk import HeadWalk, refusal, times
 from camcore_onnx.constants import Constants
 from camcore_onnx.steps import POOLS, STEPS, Step, channels_of, is_one, space_of
@@ -42,6 +42,7 @@ class Found:
     obstacle: str = ""
     scores_are: str = "logit"
     slack: Any = 0.0
+    span: tuple[float, float] = WHOLE
     channel_axis: int = 1
 
     def reads(self, value: ir.Value) -> bool:
@@ -91,6 +92,7 @@ def find_head(output: ir.Value, constants: Constants) -> Found:
         how=f"{_DEQUANTISED} -> {walk.how()}" if _is_dequantised(value) else walk.how(),
         scores_are=walk.logits_are,
         slack=walk.slack,
+        span=walk.span,
         channel_axis=axis,
     )
 

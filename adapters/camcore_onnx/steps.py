@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from camcore.errors import CamError, HeadNotFound
+from camcore.head import WHOLE
 from camcore.walk import HeadWalk, batch_norm_affine, channel_axis, dense_weight, scaled, times
 from camcore_onnx.constants import Constants
 from camcore_onnx.norms import layer_norm, reduced_axes
@@ -194,8 +195,19 @@ def _dequantize(step: Step) -> ir.Value:
     if scale.size != 1:
         raise HeadNotFound(f"{step.name} has a scale for each channel of the data")
     chain = ["QuantizeLinear", *reversed(moves), "DequantizeLinear"]
-    step.walk.quantize(" -> ".join(chain), float(scale.reshape(-1)[0]))
+    size = float(scale.reshape(-1)[0])
+    step.walk.quantize(" -> ".join(chain), size, _span(step, size))
     return Step(inner, step.walk, step.constants).data()
+
+
+def _span(step: Step, size: float) -> tuple[float, float]:
+    """The floats that the smallest and the largest integer stand for."""
+    zero, dtype = step.constant(2), step.data().dtype
+    if zero is None and dtype is None:
+        return WHOLE
+    limits = np.iinfo(zero.dtype if zero is not None else dtype.numpy())  # type: ignore[union-attr]  # one is given
+    middle = 0 if zero is None else int(zero.reshape(-1)[0])
+    return (limits.min - middle) * size, (limits.max - middle) * size
 
 
 def _global_pool(step: Step) -> ir.Value:

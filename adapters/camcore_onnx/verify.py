@@ -128,8 +128,8 @@ def _completeness(path: Path, batches: Sequence[Floats]) -> Check:
     for images in batches:
         seen = backend.observe(images, needs=frozenset({"features", "head"}))[0]
         assert seen.features is not None  # asked for
-        worst = max(worst, head_error(tap.head, seen.features, seen.scores))
-        beyond = max(beyond, head_error(tap.head, seen.features, seen.scores, tap.slack))
+        worst = max(worst, head_error(tap.head, seen.features, seen.scores, span=tap.span))
+        beyond = max(beyond, head_error(tap.head, seen.features, seen.scores, tap.slack, span=tap.span))
     detail = "for every class" if worst <= tap.tolerance else "for every class, within the steps of quantisation"
     return Check("mean(CAM) + bias = scores", beyond <= tap.tolerance, detail, worst, tap.tolerance)
 

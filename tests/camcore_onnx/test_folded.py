@@ -101,6 +101,17 @@ class TestHead:
         seen = backend.observe(BATCHES[1], needs=frozenset({"features"}))[0]
         np.testing.assert_array_equal(seen.features, expected)
 
+    @pytest.mark.parametrize("form", ["QOperator", "QDQ"])
+    def test_scores_that_are_cut_off_are_no_reason_for_doubt(self, form: str, tmp_path: Path) -> None:
+        """Pictures much brighter than those that the scales were chosen by."""
+        path = on_integers(convolution(), tmp_path, [b / 8 for b in BATCHES], form=form)
+        backend = OnnxBackend(path, device="cpu")
+        low, high = backend.tap().span
+        given = BATCHES[0] / 4
+        scores = backend.scores(given)
+        assert ((scores == np.float32(low)) | (scores == np.float32(high))).any()
+        assert Explainer(backend, method="cam")(given, "all").maps.shape == (4, 5, 8, 8)
+
     def test_the_plan_says_so(self, pair: tuple[Any, Path]) -> None:
         plan = str(Explainer(OnnxBackend(pair[1], device="cpu"), method="auto").plan)
         assert plan.startswith("cam at ")

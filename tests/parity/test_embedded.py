@@ -42,19 +42,17 @@ class File:
     ----------
     plain : bytes
     method, classes : str
-    alike : bool
-        Whether the plain model computes the same at every level of optimisation; models on integers do not.
     """
 
-    def __init__(self, plain: bytes, method: str, classes: str, *, alike: bool = True) -> None:
-        self.plain, self.method, self.classes, self.alike = plain, method, classes, alike
+    def __init__(self, plain: bytes, method: str, classes: str) -> None:
+        self.plain, self.method, self.classes = plain, method, classes
         self.made = onnx_bytes(embed_cam(plain, method=method, classes=classes))
 
     def check(
         self, levels: Sequence[str], batches: Sequence[int], limit: float, size: Sequence[int] = (64, 64)
     ) -> None:
         for level in levels:
-            backend = OnnxBackend(self.plain, device="cpu", threads=1, optimization="all" if self.alike else level)
+            backend = OnnxBackend(self.plain, device="cpu", threads=1, optimization=level)
             explainer = Explainer(backend, method=self.method)
             plain = make_session(self.plain, device="cpu", threads=1, optimization=level)
             made = make_session(self.made, device="cpu", threads=1, optimization=level)
@@ -152,13 +150,13 @@ def limit_of(real: data.Real) -> float:
 class TestRealModels:
     @pytest.mark.parametrize("real", data.WITH_CAM, ids=lambda real: real.file)
     def test_best_classes(self, real: data.Real) -> None:
-        File(whole(real), "cam", "top5", alike="qdq" not in real.file).check(("all",), (2,), limit_of(real), (224, 224))
+        File(whole(real), "cam", "top5").check(("all",), (2,), limit_of(real), (224, 224))
 
     @pytest.mark.slow
     @pytest.mark.parametrize("real", data.WITH_CAM, ids=lambda real: real.file)
     @pytest.mark.parametrize(("method", "classes"), PAIRS)
     def test_everything(self, real: data.Real, method: str, classes: str) -> None:
-        file = File(whole(real), method, classes, alike="qdq" not in real.file)
+        file = File(whole(real), method, classes)
         file.check(OPTIMIZATION, (1, 7), limit_of(real), (224, 224))
 
     @pytest.mark.slow
