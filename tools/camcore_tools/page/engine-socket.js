@@ -8,7 +8,7 @@
 //          file itself, so that the numbers are those of `camcore explain`. A request that has not been sent when the
 //          next one comes is rejected with an AbortError. One that has is sent again when the socket was lost.
 
-import { layout, reads, resized, weights } from "./resample.js";
+import { layout, resized } from "./resample.js";
 
 const SILENCE = 15_000; // ms; the server says something every 5 s
 const PAUSES = [200, 400, 800, 1500, 3000];
@@ -228,11 +228,8 @@ function fitted(source, rule) {
   const shrink = Math.ceil(Math.sqrt((width * height) / (rule.resize === "none" ? Math.min(most, rule.pixels) : most)));
   const [wide, tall] = [width, height].map((length) => Math.max(1, Math.floor(length / shrink)));
   const plan = layout(tall, wide, rule);
-  const columns = weights(wide, plan.wide, plan.left, plan.left + plan.size[1]);
-  const rows = weights(tall, plan.tall, plan.top, plan.top + plan.size[0]);
-  const x = reads(columns), y = reads(rows);
-  const { data } = read(source, -x.start, -y.start, wide, tall, x.length, y.length);
-  return { rgb: resized(data, x.length, x.start, y.start, columns, rows), size: plan.size, view: plan.view };
+  const part = (x, y, width, height) => read(source, -x, -y, wide, tall, width, height).data;
+  return { rgb: resized(tall, wide, plan, part), size: plan.size, view: plan.view };
 }
 
 function read(source, x, y, wide, tall, width, height) {
