@@ -15,7 +15,10 @@ _FIELDS: dict[str, dict[int, str]] = {
     "graph": {1: "node", 5: "tensor", 11: "value", 12: "value", 13: "value", 14: "value", 15: "tensor"},
     "function": {4: "entry", 5: "entry", 7: "node", 11: "entry", 12: "value"},
     "node": {1: "entry", 2: "entry", 5: "attribute", 9: "entry"},
-    "attribute": {5: "tensor", 6: "graph", 9: "entry", 10: "tensor", 11: "graph", 15: "entry", 22: "tensor", 23: "tensor"},
+    "attribute": {
+        **{6: "graph", 11: "graph", 9: "entry", 15: "entry"},
+        **dict.fromkeys((5, 10, 22, 23), "tensor"),
+    },
 }
 _WHAT = {
     "node": ("nodes", "MAX_NODES"),
