@@ -16,7 +16,8 @@ _FIELDS: dict[str, dict[int, str]] = {
     "function": {4: "entry", 5: "entry", 7: "node", 11: "entry", 12: "value"},
     "node": {1: "entry", 2: "entry", 5: "attribute", 9: "entry"},
     "attribute": {
-        **{6: "graph", 11: "graph", 9: "entry", 15: "entry"},
+        **dict.fromkeys((6, 11), "graph"),
+        **dict.fromkeys((9, 15), "entry"),
         **dict.fromkeys((5, 10, 22, 23), "tensor"),
     },
 }

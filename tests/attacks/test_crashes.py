@@ -67,17 +67,17 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("SIGSEGV", "ONNX Runtime crashed (SIGSEGV) while loading evil.onnx."),
         ("SIGABRT", "ONNX Runtime crashed (SIGABRT) while loading evil.onnx."),
-        ("hang", "stopped after 6 seconds while loading evil.onnx: it hangs, or needs longer."),
-        ("eat", "more memory than the limit of 1.0 GiB was asked for while loading evil.onnx."),
+        ("hang", "stopped after 12 seconds while loading evil.onnx: it hangs, or needs longer."),
+        ("eat", "more memory than the limit of 0.7 GiB was asked for while loading evil.onnx."),
     ],
 )
 def test_verify(end, text, planted, monkeypatch, capsys):
     if end == "eat" and sys.platform != "linux":
         pytest.skip("limits of memory hold on Linux")
     monkeypatch.setenv("CAMCORE_TEST_END", end)
-    monkeypatch.setenv("CAMCORE_SANDBOX_GB", "1")
+    monkeypatch.setenv("CAMCORE_SANDBOX_GB", "0.7")
     if end == "hang":
-        monkeypatch.setenv("CAMCORE_SANDBOX_SECONDS", "6")
+        monkeypatch.setenv("CAMCORE_SANDBOX_SECONDS", "12")
     assert main(["verify", "good.onnx", "evil.onnx"]) == 2
     streams = capsys.readouterr()
     assert streams.out == ""

@@ -41,10 +41,10 @@ def test_a_file(tmp_path):
     assert explainer.preprocess == words["preprocess"]
 
 
-@pytest.mark.parametrize("kind", ["bytes", "proto", "ir"])
+@pytest.mark.parametrize("kind", ["bytes", "ir"])
 def test_a_model_in_memory(kind, tmp_path):
     model = classifier()
-    sources = {"bytes": onnx_bytes(model), "proto": model, "ir": ir.from_proto(model)}
+    sources = {"bytes": onnx_bytes(model), "ir": ir.from_proto(model)}
     weight = np.random.default_rng(0).standard_normal((5, 6)).astype(np.float32)
     batches = [images(2, 3, 8, 8), images(1, 3, 8, 8)]
     explainer, calls = camcore.explainer(model, device="cpu"), []
