@@ -117,6 +117,16 @@ def test_what_npm_says_when_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"npm pack onnxruntime-web@1\.30\.0` failed: npm error Unauthorized"):
         ort_web.runtime_files()
 
+    def late(*words: object, **options: object) -> None:
+        raise subprocess.TimeoutExpired("npm", 600)
+
+    monkeypatch.setattr(ort_web.subprocess, "run", late)
+    with pytest.raises(InputError, match=r"failed: Command 'npm' timed out after 600 seconds; on a machine with"):
+        ort_web.runtime_files()
+    monkeypatch.undo()
+    monkeypatch.setattr(ort_web.subprocess, "run", late)
+    assert ort_web._registry() == "https://registry.npmjs.org"
+
 
 @pytest.mark.parametrize(
     ("told", "status", "found"),

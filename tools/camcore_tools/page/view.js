@@ -133,7 +133,7 @@ function follow(source) {
 const label = (index) => state.engine?.info?.labels?.[index] ?? `class ${index}`;
 const short = (name) => name.split(",")[0].trim() || name;
 
-const percent = (share) => `${(100 * share).toFixed(share >= 0.9995 ? 0 : 1)} %`;
+const percent = (share) => (share < 0.0005 ? "< 0.1 %" : `${(100 * share).toFixed(share >= 0.9995 ? 0 : 1)} %`);
 
 function showTop({ top, classIndex, probabilities }) {
   const list = byId("top");

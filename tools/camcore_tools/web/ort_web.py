@@ -141,7 +141,11 @@ def _registry() -> str:
     npm = shutil.which("npm")
     if npm is None:
         return _REGISTRY
-    done = subprocess.run([npm, "config", "get", "registry"], capture_output=True, text=True, check=False, timeout=60)
+    words = [npm, "config", "get", "registry"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return _REGISTRY
     told = done.stdout.strip().rstrip("/")
     return told if done.returncode == 0 and told.startswith(("http://", "https://")) else _REGISTRY
 
@@ -161,7 +165,10 @@ def _by_npm() -> bytes:
     npm = shutil.which("npm") or "npm"
     with tempfile.TemporaryDirectory() as folder:
         words = [npm, "pack", f"onnxruntime-web@{VERSION}", "--pack-destination", folder]
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=600, cwd=folder)
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=600, cwd=folder)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise InputError(f"`npm pack onnxruntime-web@{VERSION}` failed: {error}; {_INSTEAD}") from error
         packages = list(Path(folder).glob("*.tgz"))
         if done.returncode or len(packages) != 1:
             told = (done.stderr.strip().splitlines() or ["npm gave no package"])[-1][:300]
