@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from camcore_onnx.tails import reached, sources
 
 __all__ = ["SIZE", "Compute", "count_macs", "look_up_lengths", "state_lengths"]
 
+_MAX_ELEMENTS = 1 << 26  # of the noise that a model is tried with
 SIZE = 224
 """The height and width that images get where a model takes any."""
 
@@ -95,19 +97,18 @@ def count_macs(loaded: Loaded, *, size: Sequence[int] = (), run: bool = True) ->
         With ``problem`` set where shapes cannot be told.
     """
     copy = replace(loaded, model=loaded.model.clone())
-    problem = _fix_lengths(copy.model.graph, [*size] or [SIZE])
-    images = [v for v in copy.model.graph.inputs if v.name not in copy.model.graph.initializers]
-    shapes = {v.name or "": _lengths(v) or () for v in images}
+    graph = copy.model.graph
+    problem = _fix_lengths(graph, [*size] or [SIZE])
     if problem:
         return Compute({}, None, problem=problem)
+    shapes = {v.name or "": _lengths(v) or () for v in graph.inputs if v.name not in graph.initializers}
     infer_shapes(copy.model)
-    pairs = list(zip(copy.model.graph, loaded.model.graph, strict=True))
-    constants = Constants(copy)
-    live = [(n, o) for n, o in pairs if not all(constants.is_constant(v) for v in n.outputs)]
+    pairs = list(zip(graph, loaded.model.graph, strict=True))
+    live = _live(copy, pairs)
     known: dict[ir.Value, tuple[int, ...]] = {}
-    unknown = _without_shape([n for n, _ in live], known)
+    unknown = _without_shape([node for node, _ in live], known)
     if unknown and run and loaded.folder is None:
-        problem = _seen(copy, unknown, _feed(images, shapes), known)
+        problem = _seen(copy, unknown, shapes, known)
     counts, missing = _count(live, known)
     lengths = _all_lengths(pairs, known)
     if missing and not counts:
@@ -115,6 +116,12 @@ def count_macs(loaded: Loaded, *, size: Sequence[int] = (), run: bool = True) ->
         return Compute(shapes, None, lengths=lengths, missing=missing, problem=problem)
     batch = next((s[0] for s in shapes.values() if len(s) > 2), 1) or 1
     return Compute(shapes, sum(counts.values()) // batch, counts, lengths, batch, missing)
+
+
+def _live(loaded: Loaded, pairs: Sequence[tuple[ir.Node, ir.Node]]) -> list[tuple[ir.Node, ir.Node]]:
+    """Those that depend on the image."""
+    constants = Constants(loaded)
+    return [(node, twin) for node, twin in pairs if not all(constants.is_constant(v) for v in node.outputs)]
 
 
 def _all_lengths(
@@ -154,10 +161,9 @@ def look_up_lengths(loaded: Loaded, compute: Compute, values: Iterable[ir.Value]
     wanted = list(dict.fromkeys(values))
     found = {v: compute.lengths[v] for v in wanted if v in compute.lengths}
     missing = [v for v in wanted if v not in found]
-    images = [v for v in loaded.model.graph.inputs if v.name in compute.shapes]
-    if missing and images and loaded.folder is None:
+    if missing and compute.shapes and loaded.folder is None:
         seen: dict[ir.Value, tuple[int, ...]] = {}
-        _seen(loaded, missing, _feed(images, compute.shapes), seen)
+        _seen(loaded, missing, compute.shapes, seen)
         found |= seen
     return found
 
@@ -199,13 +205,22 @@ def _lengths(value: ir.Value) -> tuple[int, ...] | None:
     return tuple(n for n in stated if isinstance(n, int))
 
 
-def _seen(loaded: Loaded, values: Sequence[ir.Value], feed: Feed, known: dict[ir.Value, tuple[int, ...]]) -> str:
+def _seen(
+    loaded: Loaded,
+    values: Sequence[ir.Value],
+    shapes: Mapping[str, tuple[int, ...]],
+    known: dict[ir.Value, tuple[int, ...]],
+) -> str:
     """Shapes from a run; the reason where the model does not run."""
+    if sum(map(math.prod, shapes.values())) > _MAX_ELEMENTS:
+        return "its input is too large to be tried"
+    feed = _feed([v for v in loaded.model.graph.inputs if v.name in shapes], shapes)
     try:
         facts = see(loaded, values, [feed])
         found = {v: facts.shape(v) for v in values}
     except CamError as error:
-        return str(error)
+        given = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        return f"it cannot be tried with {given}: {error}"
     known.update({v: tuple(n for n in shape if n is not None) for v, shape in found.items()})
     return ""
 

@@ -53,8 +53,9 @@ def render_page(d: dict[str, Any], picture: Picture | None) -> str:
     """
     name = Path(d["file"]).name if "file" in d else d.get("class", d["kind"])
     drawing, wide = _drawing(picture, d) if picture is not None else ("", False)
-    left = [*([] if wide else [drawing]), _made_of(d), _metadata(d.get("metadata") or [])]
-    right = [_ports(d), _layers(d), _methods(d["methods"])]
+    ports, beside = _ports(d), drawing and not wide
+    left = [drawing if beside else ports, _made_of(d), _metadata(d.get("metadata") or [])]
+    right = [ports if beside else "", _layers(d), _methods(d["methods"])]
     return f"""<!doctype html>
 <html lang="en">
 <head>

@@ -81,7 +81,7 @@ def _weights(d: dict[str, Any]) -> str:
 
 def _compute(compute: dict[str, Any]) -> str:
     if compute["macs"] is None:
-        return f"not counted: {compute['problem']}"
+        return f"not counted: {compute['problem']} (--size counts for images of another size)"
     images = ", ".join(shape(lengths) for lengths in compute["for"].values())
     left = f"; without {', '.join(compute['not counted'])}" if compute["not counted"] else ""
     return f"{count(compute['macs'], 'MAC')} for an image, counted for {images}{left}"

@@ -106,6 +106,8 @@ footer { margin-top: 1.6rem; font-size: 0.84rem; color: var(--faint); }
   .figures dd { font-size: 1.2rem; }
   .card { padding: 0.9rem 0.85rem; }
   .wide { display: none; }
+  table.methods th { white-space: normal; }
+  table.methods th:nth-child(2) { width: 4.6rem; }
 }
 @media print { body { background: #fff; } .card { break-inside: avoid; } }
 """
