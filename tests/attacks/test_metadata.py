@@ -178,11 +178,12 @@ class TestDeceit:
     def test_in_results_and_pages(self, model, picture, tmp_path, capsys):
         out = tmp_path / "out"
         assert main(["explain", str(model), str(picture), "-o", str(out)]) == 0
-        for file in out.rglob("*"):
-            if file.suffix in (".html", ".json", ".csv", ".txt"):
-                text = file.read_text()
-                assert "<script>alert" not in text or file.suffix != ".html"
-                assert not set(text) & set(HIDDEN)
+        assert main(["inspect", str(model), "--html", str(out / "model.html")]) == 0
+        texts = {file.suffix: file.read_text() for file in out.iterdir() if file.suffix in (".html", ".json")}
+        assert set(texts) == {".html", ".json"}
+        assert not any(set(text) & set(HIDDEN) for text in texts.values())
+        assert "<script>alert" not in texts[".html"]
+        assert "&lt;script&gt;alert" in texts[".html"]
 
     def test_labels(self):
         (label,) = read_labels([EVIL])
