@@ -93,6 +93,29 @@ def test_shapes_from_a_run_where_onnx_cannot_tell_them() -> None:
     assert unseen.problem == "the shapes around MatMul are not stated"
 
 
+def test_a_size_that_the_model_does_not_take() -> None:
+    """It says that it takes any; its shapes say otherwise."""
+    g = Graph(17)
+    features = g.add("Relu", g.conv(g.image(["N", 3, "H", "W"]), 3, 6), to="features")
+    flat = g.add("Flatten", features)
+    g.out(g.add("Gemm", flat, g.const(g.normal(6 * 64, 5)), to="scores"), ["N", 5])
+    model = g.model()
+    assert counted(model, size=(8,)).total == 64 * 6 * 27 + 6 * 64 * 5
+    compute = counted(model)
+    assert compute.total is None
+    assert compute.problem.startswith("it cannot be tried with image (1, 3, 224, 224): ")
+
+
+def test_noise_is_not_without_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image of 2^33 numbers is not made, however the model came by its size."""
+    model = classifier(size=(1 << 16, 1 << 16))
+    loaded = load(model)
+    values = [v for node in loaded.model.graph for v in node.outputs]
+    compute = Compute({"image": (1, 3, 1 << 16, 1 << 16)}, None)
+    monkeypatch.setattr(np.random, "default_rng", None)
+    assert look_up_lengths(loaded, compute, values) == {}
+
+
 def test_weights_in_files_of_their_own_are_not_read(tmp_path: Path) -> None:
     """The file with the weights is cut to nothing but its length; reading it would show."""
     model = classifier(size=(8, 8))
