@@ -94,8 +94,8 @@ class DecodingPool:
         except BrokenProcessPool as error:
             self._stop()
             raise InputError(
-                "the processes that decode pictures die as soon as they are started; take --workers 0 to do without, or "
-                "look for the reason above"
+                "the processes that decode pictures die as soon as they are started; take --workers 0 to do without, "
+                "or look for the reason above"
             ) from error
 
     def _started(self) -> ProcessPoolExecutor:
