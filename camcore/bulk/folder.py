@@ -113,10 +113,6 @@ class BulkFolder:
         self._write_run(summary)
         self.finished = True
 
-    def room(self) -> int:
-        """How many more pictures the shard takes."""
-        return self._size - len(self._records)
-
     def _write_shard(self) -> None:
         name = shard_name(self.done // self._size, self._kind)
         half, scales = to_half(np.concatenate([r.maps for r in self._rows]))

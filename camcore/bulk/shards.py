@@ -118,7 +118,7 @@ def _write_npz(path: Path, shard: Shard, records: Sequence[Mapping[str, Any]]) -
 
 
 def _read_npz(path: Path) -> Shard:
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return Shard(**{name: np.asarray(archive[name], dtype) for name, dtype in _DTYPES.items()})
 
 
