@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from io import FileIO
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +76,7 @@ class BulkFolder:
             for left in self.folder.glob(".*.unfinished"):
                 left.unlink()
             self._resume()
-            self._index: IO[bytes] = stack.enter_context((self.folder / INDEX).open("ab"))
+            self._index: FileIO = stack.enter_context((self.folder / INDEX).open("ab", buffering=0))
             self._held = stack.pop_all()
         return self
 
@@ -135,10 +136,10 @@ class BulkFolder:
 
     def _append(self, text: bytes) -> None:
         """All lines of a shard, or none."""
-        end = self._index.tell()
+        end, left = self._index.tell(), memoryview(text)
         try:
-            self._index.write(text)
-            self._index.flush()
+            while left:
+                left = left[self._index.write(left) :]
         except OSError as error:
             with suppress(OSError):
                 self._index.truncate(end)

@@ -168,12 +168,10 @@ def test_a_line_of_the_index_that_does_not_fit(tmp_path: Path, monkeypatch: pyte
         def __init__(self, file: Any) -> None:
             self.file, self.tell, self.truncate = file, file.tell, file.truncate
 
-        def write(self, text: bytes) -> None:
-            self.file.write(text[:20])
-
-        def flush(self) -> None:
-            self.file.flush()
-            raise OSError(errno.ENOSPC, "No space left on device")
+        def write(self, text: bytes) -> int:
+            if self.tell() > len(before["index.jsonl"]):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return self.file.write(text[:20])
 
     with BulkFolder(tmp_path, SETTINGS) as out:
         out._index = Full(out._index)  # type: ignore[assignment]
