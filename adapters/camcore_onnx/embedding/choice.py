@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from camcore_onnx.embedding.site import Site
+from camcore_onnx.embedding.site import Site, check_free
 from camcore_onnx.embedding.wanted import Wanted
 from camcore_onnx.gradients.seeds import chosen_classes, top
 from camcore_onnx.gradients.tensor import Tensor
@@ -22,19 +22,24 @@ def choose(site: Site, wanted: Wanted) -> Tensor | None:
     if wanted.classes == "all":
         return None
     if wanted.classes == "input":
-        given = class_input(site.graph, f"{wanted.name}_class")
+        given = class_input(site, f"{wanted.name}_class")
         asked = Tensor(site.pen, given, ir.DataType.INT32, (None,)).cast(_WHOLE).unsqueeze(1)
         return chosen_classes(site.pen, site.scores, asked)
-    site.class_scores, classes = top(site.pen, site.scores, wanted.top)
+    site.class_scores, classes = top(site.pen, site.scores, min(wanted.top, site.scores.shape[1] or wanted.top))
     return classes
 
 
-def class_input(graph: ir.Graph, name: str) -> ir.Value:
-    """An int32 input of one number, or one for each image, that may be left out: -1, the best class, is its default."""
-    value = next((v for v in graph.inputs if v.name == name), None)
-    if value is None:
-        value = ir.Value(name=name)
+def class_input(site: Site, name: str, given: ir.Value | None = None) -> ir.Value:
+    """An int32 input of one number, or one for each image, that may be left out: -1, the best class, is its default.
+
+    ``given`` is an input that becomes it, under this name.
+    """
+    graph, value = site.graph, ir.Value(name="") if given is None else given
+    if value.name != name:
+        check_free(site, name)
+    if given is None:
         graph.inputs.append(value)
+    value.name = name
     value.type, value.shape = ir.TensorType(ir.DataType.INT32), ir.Shape(["cam_rows"])
     value.const_value = ir.tensor(np.array([BEST], np.int32), name=name)
     graph.register_initializer(value)

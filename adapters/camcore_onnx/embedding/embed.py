@@ -22,7 +22,7 @@ from camcore_onnx.embedding.heatmap import heatmap
 from camcore_onnx.embedding.probes import obstacle_to, write_maps
 from camcore_onnx.embedding.recipro import recipro_maps
 from camcore_onnx.embedding.site import Site, give, image_size, open_site, site_of
-from camcore_onnx.embedding.wanted import Wanted, wanted_classes, wanted_heatmap
+from camcore_onnx.embedding.wanted import Wanted, wanted_classes, wanted_heatmap, wanted_name
 from camcore_onnx.gradients.add import gradient_model
 from camcore_onnx.gradients.build import CLASS, spatial
 from camcore_onnx.gradients.facts import probes
@@ -149,8 +149,12 @@ def embed(
         wanted,
         classes=wanted_classes(wanted.classes, None if head is None else head.classes),
         heatmap=wanted_heatmap(wanted.heatmap, len(backend.input.shape) - 2),
+        name=wanted_name(wanted.name),
     )
+    plan = _bent(plan)
     site, maps = _written(backend, plan, wanted, size)
+    if wanted.top and site.classes is not None:  # fewer where the model has fewer
+        wanted = replace(wanted, classes=f"top{site.classes.shape[1]}")
     _finish(site, maps, wanted, plan.method)
     site.prune()
     card = _card(backend, plan, wanted, labels, preprocess)
@@ -167,6 +171,13 @@ def refuse_embedded(backend: OnnxBackend) -> None:
         )
 
 
+def _bent(plan: Plan) -> Plan:
+    """By gradient nodes where the curvature is asked for of a target that bends over the scores, whatever the head."""
+    if "curvature" not in plan.method.needs or plan.sloped.linear:
+        return plan
+    return replace(plan, routes=tuple(replace(route, closed=False, way="gradient") for route in plan.routes))
+
+
 def _written(backend: OnnxBackend, plan: Plan, wanted: Wanted, size: tuple[int, ...] | None) -> tuple[Site, Tensor]:
     """The graph with the raw map in it."""
     method, head = plan.method, plan.tap.head
@@ -174,7 +185,7 @@ def _written(backend: OnnxBackend, plan: Plan, wanted: Wanted, size: tuple[int, 
         loaded = backend.loaded if wanted.classes != "input" else raised(backend.loaded)
         site = _site(backend, loaded, wanted, size)
         return site, class_maps(site, plan.tap.need_head())
-    if can_finish(method) and isinstance(head, LinearHead):
+    if can_finish(method) and isinstance(head, LinearHead) and plan.routes[0].closed:
         site = _site(backend, raised(backend.loaded), wanted, size)
         alone = backend.found.scores_are == "independent logit"
         return site, gradient_maps(site, head, method, plan.sloped, alone=alone)
@@ -212,8 +223,7 @@ def _differentiated(
     site.classes = None if wanted.classes == "all" else classes
     if wanted.classes == "input":
         given = next(v for v in site.graph.inputs if v.name == CLASS)
-        given.name = f"{wanted.name}_class"
-        class_input(site.graph, given.name)
+        class_input(site, f"{wanted.name}_class", given)
     return site, maps
 
 

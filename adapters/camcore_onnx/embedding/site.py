@@ -23,7 +23,7 @@ from camcore_onnx.gradients.tensor import Lengths, Tensor
 from camcore_onnx.load import Loaded
 from camcore_onnx.shapes import lengths_of
 
-__all__ = ["Site", "give", "image_size", "open_site", "site_of", "weight_of"]
+__all__ = ["Site", "check_free", "give", "image_size", "open_site", "site_of", "weight_of"]
 
 SCOPE = "cam"
 _KINDS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
@@ -132,6 +132,12 @@ def _values(loaded: Loaded) -> dict[str | None, ir.Value]:
     return {v.name: v for v in (*graph.inputs, *(v for node in graph for v in node.outputs))}
 
 
+def check_free(site: Site, name: str) -> None:
+    """Raise where a tensor has the name that a new one is to get."""
+    if name in _values(site.loaded) or name in site.graph.initializers:
+        raise InputError(f"the model has a tensor called {name!r} already; choose another name for the map")
+
+
 def give(site: Site, name: str, tensor: Tensor) -> None:
     """Make a tensor an output under a name of its own.
 
@@ -141,8 +147,7 @@ def give(site: Site, name: str, tensor: Tensor) -> None:
         If the name is taken.
     """
     graph = site.graph
-    if name in _values(site.loaded) or name in graph.initializers:
-        raise InputError(f"the model has a tensor called {name!r} already; choose another name for the map")
+    check_free(site, name)
     batch = lengths_of(site.image)[:1] or ("N",)
     lengths: list[int | str | None] = list(tensor.shape)
     lengths[0] = lengths[0] or batch[0] or "N"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 from camcore.errors import InputError
 from camcore.scores import top_count
 
-__all__ = ["Heatmap", "Wanted", "wanted_classes", "wanted_heatmap"]
+__all__ = ["Heatmap", "Wanted", "wanted_classes", "wanted_heatmap", "wanted_name"]
 
 Heatmap = str | tuple[int, ...] | None
 _LARGEST = 1 << 14
@@ -57,14 +58,20 @@ def wanted_classes(classes: str, count: int | None) -> str:
     return f"top{min(top, count)}" if count else classes
 
 
+def wanted_name(name: str) -> str:
+    """The name of an output: some text."""
+    if not isinstance(name, str) or not name:
+        raise InputError(f"name is {name!r}; expected a text, such as 'cam'")
+    return name
+
+
 def wanted_heatmap(heatmap: str | Sequence[int] | None, axes: int) -> Heatmap:
     """``"input"``, or one length for each axis of the maps; a text such as ``"224x224"`` is read."""
     if heatmap is None or heatmap == "input":
         return heatmap
-    parts = heatmap.lower().split("x") if isinstance(heatmap, str) else list(heatmap)
     try:
-        size = tuple(int(part) for part in parts)
-    except ValueError:
+        size = tuple(map(int, heatmap.lower().split("x")) if isinstance(heatmap, str) else map(index, heatmap))
+    except (ValueError, TypeError):
         size = ()
     if len(size) != axes or min(size, default=0) < 1 or max(size) > _LARGEST:
         example = "x".join(["224"] * axes)

@@ -166,7 +166,7 @@ def _code(target: str) -> str:
 def _every(backend: OnnxBackend) -> str:
     """All classes, where they are few enough to run the tail for each."""
     count = _known(backend.found.logits)
-    if count is None or not 1 < count <= _MOST_CLASSES:
+    if count is None or not 1 <= count <= _MOST_CLASSES:
         raise InputError(
             f"all {count or 'its'} classes at once would run the network behind the layer for each of them; at most "
             f"{_MOST_CLASSES} are taken. Take the best ones ('top5'), or name one by the input ('input')"

@@ -37,6 +37,16 @@ def deep(*, batch="N", classes=5, **options):
     return g.model()
 
 
+def ended(ending):
+    """One block and a head, and an activation without attributes behind it."""
+    g = Graph()
+    model = finish(g, g.add("Relu", g.conv(g.image(["N", 3, 8, 8]), 3, 6), to="features"), 6)
+    if ending:
+        model.graph.node.append(helper.make_node(ending, ["scores"], ["ending"]))
+        model.graph.output[0].name = "ending"
+    return model
+
+
 def shown(model):
     """Names, types and shapes of the outputs."""
     return [
@@ -107,6 +117,20 @@ class TestOutputs:
     def test_a_name_that_is_taken(self):
         with pytest.raises(InputError, match="has a tensor called 'features' already; choose another name"):
             embed_cam(classifier(), name="features")
+
+    @pytest.mark.parametrize("model", [classifier, deep])
+    def test_the_name_of_the_new_input_is_taken(self, model):
+        model = model()
+        for node in model.graph.node:
+            node.input[:] = ["why_class" if n == "features" else n for n in node.input]
+            node.output[:] = ["why_class" if n == "features" else n for n in node.output]
+        with pytest.raises(InputError, match="has a tensor called 'why_class' already; choose another name"):
+            embed_cam(model, name="why", classes="input")
+
+    @pytest.mark.parametrize("name", ["", None, 3])
+    def test_a_name_that_is_none(self, name):
+        with pytest.raises(InputError, match="expected a text, such as 'cam'"):
+            embed_cam(classifier(), name=name)
 
     def test_the_model_given_is_not_changed(self):
         model = classifier()
@@ -187,6 +211,25 @@ class TestMethods:
         close(out["heatmap"], plain.heatmaps(), 1e-4)
         assert ("cam_classes" in out) == (classes != "all")
 
+    @pytest.mark.parametrize("ending", ["", "Sigmoid"])
+    @pytest.mark.parametrize("classes", ["top2", "input", "all"])
+    def test_a_target_that_bends_over_the_scores_of_a_linear_head(self, ending, classes):
+        model = ended(ending)
+        found = embed_cam(model, method="shapleycam", classes=classes)
+        plain = camcore.explainer(model, method="shapleycam")(PIXELS, None if classes == "input" else classes)
+        close(run(found)["cam"], plain.maps)
+        assert json.loads(found.metadata_props[0].value)["way"] == "gradient"
+
+    @pytest.mark.parametrize("method", ["gradcam", "shapleycam", "reciprocam"])
+    @pytest.mark.parametrize(("count", "classes"), [(1, "all"), (1, "top5"), (2, "top5")])
+    def test_fewer_classes_than_are_asked_for(self, method, count, classes):
+        model = deep(classes=count)
+        found = embed_cam(model, method=method, classes=classes)
+        out = camcore.explainer(model, method=method)(PIXELS, "all" if classes == "all" else f"top{count}")
+        close(run(found)["cam"], out.maps)
+        told = json.loads(found.metadata_props[0].value)["classes"]
+        assert told == ("all" if classes == "all" else f"top{count}")
+
     def test_another_layer_and_target(self):
         asked = {"method": "gradcam", "layer": "first", "target": "probability"}
         close(run(embed_cam(deep(), **asked))["cam"], camcore.explainer(deep(), **asked)(PIXELS, "top5").maps)
@@ -194,11 +237,7 @@ class TestMethods:
     @pytest.mark.parametrize("target", ["probability", "difference", "finer", "difference:1"])
     @pytest.mark.parametrize("ending", ["", "Sigmoid"])
     def test_targets_by_closed_form(self, target, ending):
-        g = Graph()
-        model = finish(g, g.add("Relu", g.conv(g.image(["N", 3, 8, 8]), 3, 6), to="features"), 6)
-        if ending:
-            model.graph.node.append(helper.make_node("Sigmoid", ["scores"], ["ending"]))
-            model.graph.output[0].name = "ending"
+        model = ended(ending)
         asked = {"method": "gradcam", "target": target}
         close(
             run(embed_cam(model, classes="top3", **asked))["cam"],

@@ -27,7 +27,7 @@ class TestHeatmap:
     def test_the_kinds(self, given, found):
         assert wanted_heatmap(given, 2) == found
 
-    @pytest.mark.parametrize("given", ["8", "0x8", "8x-1", "axb", (8,), (8, 9, 10), (8, 10**6)])
+    @pytest.mark.parametrize("given", ["8", "0x8", "8x-1", "axb", (8,), (8, 9, 10), (8, 10**6), 5, (8.5, 9)])
     def test_others_are_refused(self, given):
         with pytest.raises(InputError, match="expected 'input', or 2 lengths from 1 to 16384 such as '224x224'"):
             wanted_heatmap(given, 2)
