@@ -32,11 +32,12 @@ def without_map(loaded: Loaded, card: Mapping[str, Any]) -> Loaded:
     card : mapping
         What its metadata says of the map. That may be wrong: the first output always stays.
     """
-    model, names = loaded.model.clone(), output_names(card)
+    model, (name, *beside, heatmap) = loaded.model.clone(), output_names(card)
+    given = {name, *(beside if card.get("classes") != "all" else ()), *((heatmap,) if card.get("heatmap") else ())}
     graph = model.graph
-    graph.outputs[1:] = [v for v in graph.outputs[1:] if v.name not in names]
+    graph.outputs[1:] = [v for v in graph.outputs[1:] if v.name not in given]
     remove_unread(graph, _OURS)
-    _remove_input(graph, f"{names[0]}_class")
+    _remove_input(graph, f"{name}_class")
     return replace(loaded, model=model)
 
 
