@@ -8,7 +8,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
 
@@ -75,16 +75,14 @@ class DecodingPool:
     def _result(self, paths: list[str], future: Future[Decoded]) -> Decoded:
         try:
             return future.result()
-        except BrokenProcessPool:
-            self._stop()
-        return _joined([self._alone(path) for path in paths])
+        except (BrokenProcessPool, CancelledError):  # of those that waited each is tried alone
+            return _joined([self._alone(path) for path in paths])
 
     def _alone(self, path: str) -> Decoded:
         try:
             return self._submit([path]).result()
         except BrokenProcessPool:
-            self._stop()
-        self._try_out()
+            self._try_out()
         return Decoded.failed([path], f"{path}: the process that decoded it died; the file may be made to do that")
 
     def _try_out(self) -> None:
@@ -92,7 +90,6 @@ class DecodingPool:
         try:
             self._submit([]).result()
         except BrokenProcessPool as error:
-            self._stop()
             raise InputError(
                 "the processes that decode pictures die as soon as they are started; take --workers 0 to do without, "
                 "or look for the reason above"
