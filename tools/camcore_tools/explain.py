@@ -24,7 +24,7 @@ from camcore.errors import InputError, MethodNotPossible
 from camcore.explanation import Explanation
 from camcore.pictures import Picture, find_pictures, load_picture
 from camcore.results import ResultFolder
-from camcore_tools.bulk.options import add_bulk_options
+from camcore_tools.bulk.options import add_bulk_options, check_few_options
 from camcore_tools.bulk.run import run_bulk
 from camcore_tools.compare import stack_sheets
 from camcore_tools.console import Progress, note, print_json, safe
@@ -71,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("no pictures were given; expected files, folders or glob patterns")
     if args.workers is not None:
         return run_bulk(args, model)
+    check_few_options(args)
     paths = find_pictures(args.images)
     explainers = open_explainers(args, model)
     several = len(explainers) > 1

@@ -173,6 +173,14 @@ def test_what_does_not_go_together(run: Run, tmp_path: Path, words: list[str], e
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("words", [("--format", "parquet"), ("--batch-size", "8"), ("--shard-size", "2")])
+def test_what_has_no_effect_without_workers(
+    model: Path, picture: Path, tmp_path: Path, words: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", str(model), str(picture), *words, "-o", str(tmp_path / "out")]) == 2
+    assert f"{words[0]} goes with --workers" in capsys.readouterr().err
+
+
 def test_a_pytorch_model(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text(
         "import torch\n"
@@ -223,7 +231,7 @@ class TestKilled:
     def test_it_ends_with_the_same_bytes(self, model: Path, photos: Path, tmp_path: Path) -> None:
         whole, killed, dice = tmp_path / "whole", tmp_path / "killed", random.Random(0)
         assert self.end(self.start(model, photos, whole))[0] == 2
-        for lines in (0, 48, 120):
+        for lines in (16, 120):
             self.kill_after(self.start(model, photos, killed), killed, lines, dice.uniform(0, 0.03))
         status, err = self.end(self.start(model, photos, killed))
         assert status == 2

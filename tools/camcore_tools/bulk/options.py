@@ -12,7 +12,7 @@ from camcore.bulk.shards import FORMATS
 from camcore.engine import BATCH
 from camcore.errors import InputError
 
-__all__ = ["add_bulk_options", "check_bulk_options", "cores"]
+__all__ = ["add_bulk_options", "check_bulk_options", "check_few_options", "cores"]
 
 SHARD = 1024
 
@@ -30,9 +30,10 @@ def add_bulk_options(parser: argparse.ArgumentParser) -> None:
     """Many pictures at a time."""
     group = parser.add_argument_group(
         "many pictures",
-        "With --workers the maps of any number of pictures are written as they come: float16 maps of the layer's own "
-        "size in shards, index.jsonl with a line a picture, and no overlays (camcore.bulk.read(DIR) draws those of one "
-        "picture). Killed, it goes on where it stopped when the same command is given again.",
+        "With --workers the maps of any number of pictures are written as they come:\n"
+        "float16 maps of the layer's own size in shards, index.jsonl with a line a\n"
+        "picture, and no overlays: camcore.bulk.read(DIR) draws those of one picture.\n"
+        "Killed, it goes on where it stopped when the same command is given again.",
     )
     group.add_argument("--workers", type=int, metavar="N", help="processes that decode; 0: this one does all")
     group.add_argument("--batch-size", type=int, default=BATCH, metavar="N", help="images a run (%(default)s)")
@@ -57,6 +58,15 @@ def check_bulk_options(args: argparse.Namespace) -> None:
             )
     if "," in args.method:
         raise InputError(f"--method {args.method!r} names several; --workers takes one: give each a folder of its own")
+
+
+def check_few_options(args: argparse.Namespace) -> None:
+    """Without ``--workers`` the options beside it have no effect."""
+    for name, nothing in (("batch_size", BATCH), ("format", "npz"), ("shard_size", SHARD)):
+        if getattr(args, name) != nothing:
+            raise InputError(
+                f"--{name.replace('_', '-')} goes with --workers, which writes maps and no overlays; give both"
+            )
 
 
 def cores() -> int:
