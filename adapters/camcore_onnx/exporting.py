@@ -203,8 +203,7 @@ def _verified(
         kinds["limit"] = _HALF
     checks = check_model(report.path, backend.loaded, features=features, batches=inputs, **kinds)
     if report.cam is not None and all(check.passed for check in checks):
-        asked: dict[str, Any] = {"layer": wanted.layer, "options": wanted.options}
-        checks += check_embedded(report.path, backend, report.cam, inputs, limit=_limit(backend, fp16), **asked)
+        checks += check_embedded(report.path, backend, report.cam, inputs, limit=_limit(backend, fp16))
     return checks
 
 
