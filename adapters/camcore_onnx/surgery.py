@@ -11,7 +11,9 @@ from camcore.errors import InputError
 from camcore_onnx.layers import find_layer
 from camcore_onnx.load import Loaded, infer_shapes, load
 
-__all__ = ["add_outputs", "copy_outputs", "expose_features"]
+__all__ = ["add_outputs", "copy_outputs", "expose_features", "free_copy", "remove_unread"]
+
+_FREE_CONSTANTS = 4  # the version of the format since which a constant need not be an input as well
 
 
 def expose_features(model: Any, layers: str | Sequence[str], *, names: Sequence[str] | None = None) -> Any:
@@ -91,3 +93,24 @@ def copy_outputs(model: ir.Model) -> ir.Model:
         copy.graph.append(ir.Node("", "Identity", [value], outputs=[output], name=f"camcore/{name}/copy"))
         copy.graph.outputs[place] = output
     return copy
+
+
+def free_copy(model: ir.Model) -> ir.Model:
+    """A copy that constants can be added to: before version 4 of the format each of them must be an input as well."""
+    copy = model.clone()
+    if copy.ir_version < _FREE_CONSTANTS:
+        copy.ir_version = _FREE_CONSTANTS
+        kept = [v for v in copy.graph.inputs if v.name not in copy.graph.initializers]
+        copy.graph.inputs[:] = kept
+    return copy
+
+
+def remove_unread(graph: ir.Graph, ours: tuple[str, ...]) -> None:
+    """Remove nodes and constants that nothing reads, of names that begin with ``ours``; runtimes would compute them."""
+    for node in reversed(list(graph)):
+        written = (node.name or "").startswith(ours)
+        if written and not any(v.is_graph_output() or v.uses() for v in node.outputs):
+            graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if name.startswith(ours) and not value.uses() and not value.is_graph_input():
+            del graph.initializers[name]

@@ -15,13 +15,14 @@ from camcore.errors import InputError
 from camcore.layout import Layout
 from camcore_onnx.backend import OnnxBackend
 from camcore_onnx.constants import Constants
-from camcore_onnx.gradients.build import free_copy, remove_unread, score_rows
+from camcore_onnx.gradients.build import score_rows
 from camcore_onnx.gradients.facts import Facts, probes, see
 from camcore_onnx.gradients.finish import places
 from camcore_onnx.gradients.pen import Pen
 from camcore_onnx.gradients.tensor import Lengths, Tensor
 from camcore_onnx.load import Loaded
 from camcore_onnx.shapes import lengths_of
+from camcore_onnx.surgery import free_copy, remove_unread
 
 __all__ = ["Site", "check_free", "give", "image_size", "open_site", "site_of", "weight_of"]
 

@@ -24,13 +24,13 @@ from camcore_onnx.gradients.shortcut import FlatReader, flat_reader
 from camcore_onnx.gradients.sweep import Way, pull_back
 from camcore_onnx.gradients.tensor import Tensor
 from camcore_onnx.load import Loaded, infer_shapes
+from camcore_onnx.surgery import free_copy, remove_unread
 from camcore_onnx.unfold import dequantized, unfold
 
-__all__ = ["CLASS", "SLOPES", "Built", "Order", "build", "free_copy", "remove_unread", "score_rows", "spatial"]
+__all__ = ["CLASS", "SLOPES", "Built", "Order", "build", "score_rows", "spatial"]
 
 CLASS, CLASSES, SLOPES = "cam_class", "cam_classes", "cam_slopes"
 _WHOLE, _FLOAT = ir.DataType.INT64, ir.DataType.FLOAT
-_FREE_CONSTANTS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,27 +141,6 @@ def build(loaded: Loaded, order: Order, feeds: Sequence[Feed]) -> Built:
         If there is no way for a gradient from the scores to a layer.
     """
     return _Site(replace(loaded, model=free_copy(loaded.model)), order, feeds).build()
-
-
-def free_copy(model: ir.Model) -> ir.Model:
-    """A copy that constants can be added to: before version 4 of the format each of them must be an input as well."""
-    copy = model.clone()
-    if copy.ir_version < _FREE_CONSTANTS:
-        copy.ir_version = _FREE_CONSTANTS
-        kept = [v for v in copy.graph.inputs if v.name not in copy.graph.initializers]
-        copy.graph.inputs[:] = kept
-    return copy
-
-
-def remove_unread(graph: ir.Graph, ours: tuple[str, ...]) -> None:
-    """Remove nodes and constants that nothing reads, of names that begin with ``ours``; runtimes would compute them."""
-    for node in reversed(list(graph)):
-        written = (node.name or "").startswith(ours)
-        if written and not any(v.is_graph_output() or v.uses() for v in node.outputs):
-            graph.remove(node, safe=True)
-    for name, value in list(graph.initializers.items()):
-        if name.startswith(ours) and not value.uses() and not value.is_graph_input():
-            del graph.initializers[name]
 
 
 @dataclass(eq=False)
