@@ -163,3 +163,16 @@ def test_a_module_is_exported_with_its_map(tmp_path: Path) -> None:
     words = ["export", "--torch", "torchvision.models:squeezenet1_1", "--shape", "1x3x64x64", "-o", str(target)]
     assert main([*words, "--exporter", "torchscript", "--embed", "--classes", "input"]) == 0
     assert "cam_class" in [v.name for v in onnx.load(target).graph.input]
+
+
+@pytest.mark.parametrize("way", ["itself", "link"])
+def test_the_model_itself_is_never_replaced(
+    way: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = tmp_path / "mine.onnx", tmp_path / "link.onnx"
+    source.write_bytes(model.read_bytes())
+    target.symlink_to(source)
+    before = source.read_bytes()
+    assert main(["export", str(source), "-o", str(source if way == "itself" else target), "--embed"]) == 2
+    assert "is the model itself, which would be lost; choose another name" in capsys.readouterr().err
+    assert source.read_bytes() == before
