@@ -75,3 +75,11 @@ def test_interrupt(monkeypatch: pytest.MonkeyPatch, model: Path, capsys: pytest.
     monkeypatch.setattr(inspect, "run", stop)
     assert cli.main(["inspect", str(model)]) == 130
     assert "camcore inspect: stopped" in capsys.readouterr().err
+
+
+def test_an_unknown_option_is_told_by_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["inspect", "model.onnx", "--paint"])
+    assert stop.value.code == 2
+    told = capsys.readouterr().err
+    assert told == "camcore inspect: unrecognized arguments: --paint; camcore inspect --help shows what can be given\n"

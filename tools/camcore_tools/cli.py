@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         0 if all that was asked for was done, 1 for a failed verification, 2 for wrong arguments or unusable input.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = _parsed(argv)
     command: ModuleType = import_module(f"camcore_tools.{arguments.command}")
     try:
         status: int = command.run(arguments)
@@ -45,6 +45,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return status
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """What is unknown is told by the command, whose --help has what is known."""
+    parser = _parser()
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        command = f"{parser.prog} {arguments.command}"
+        words = harmless(" ".join(unknown))
+        parser.exit(2, f"{command}: unrecognized arguments: {words}; {command} --help shows what can be given\n")
+    return arguments
 
 
 class _Parser(argparse.ArgumentParser):
