@@ -40,8 +40,8 @@ def _facts(d: dict[str, Any]) -> list[tuple[str, Any]]:
     facts += [("head", d["head"]["how"])] if d["head"] else []
     facts += [("second head", second_head(**d["second classifier"]))] if d["second classifier"] else []
     facts += [("cam inside", embedded(d["embedded"]))] if d.get("embedded") else []
-    facts.append(("labels", d["labels"] if d["labels"] is not None else "none recorded (--labels)"))
-    facts.append(("preprocess", "recorded" if d["preprocess"] else "none recorded (--preprocess)"))
+    facts.append(("labels", d["labels"] if d["labels"] is not None else "none recorded (camcore export --labels)"))
+    facts.append(("preprocess", "recorded" if d["preprocess"] else "none recorded (camcore export --preprocess)"))
     return facts
 
 

@@ -96,7 +96,10 @@ def kinds(counts: Mapping[str, int], limit: int) -> str:
     --------
     >>> kinds({"Conv": 20, "Relu": 17, "Add": 8, "Gemm": 1}, 2)
     '20 Conv, 17 Relu, 9 others'
+    >>> kinds({"Conv": 20, "Relu": 17, "Softmax": 1}, 2)
+    '20 Conv, 17 Relu, 1 Softmax'
     """
+    limit = limit if len(counts) != limit + 1 else limit + 1  # the name of the last one is as short as "other"
     named = [f"{n} {safe(name)}" for name, n in list(counts.items())[:limit]]
     others = sum(list(counts.values())[limit:])
-    return ", ".join([*named, *([f"{others} {'others' if others > 1 else 'other'}"] if others else [])])
+    return ", ".join([*named, *([f"{others} others"] if others else [])])
