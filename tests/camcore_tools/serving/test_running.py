@@ -128,3 +128,27 @@ def test_the_end_does_not_wait_for_a_long_run(number: int) -> None:
         assert server.wait(30) == 0
         assert time.monotonic() - begun < 20
         assert server.stdout.read() == ""
+
+
+IDLE = BUSY.partition('print("unreachable')[0]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are sent otherwise here")
+def test_what_is_no_http_is_answered_and_not_told() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", IDLE], text=True, env=environment, **pipes) as server:
+        assert server.stdout is not None
+        assert server.stderr is not None
+        port = int(server.stdout.readline())
+        for sent in (
+            b"\x16\x03\x01\x1b[31m\r\n\r\n",
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\x00b\r\n\r\n",
+        ):
+            with socket.create_connection(("127.0.0.1", port), 5) as client:
+                client.sendall(sent)
+                assert client.recv(1 << 16).split()[1] in (b"400", b"403")
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(30) == 0
+        assert server.stderr.read() == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
+import logging
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from camcore.errors import InputError
 from camcore_tools.serving.clients import WORKER
@@ -111,7 +113,7 @@ async def _serve(app: web.Application, taken: socket.socket, begun: Callable[[],
     for number in (signal.SIGINT, signal.SIGTERM):
         with suppress(NotImplementedError):  # Windows, where KeyboardInterrupt does it
             loop.add_signal_handler(number, ended.set)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5, logger=_log())
     await runner.setup()
     try:
         await web.SockSite(runner, taken).start()
@@ -119,6 +121,17 @@ async def _serve(app: web.Application, taken: socket.socket, begun: Callable[[],
         await ended.wait()
     finally:
         await runner.cleanup()
+
+
+def _log() -> logging.Logger:
+    """What goes wrong here. What others send that is no HTTP gets its answer, and no place on the terminal."""
+    log = logging.getLogger("camcore.live")
+    log.addFilter(_is_ours)
+    return log
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 def _leave(app: web.Application) -> None:
