@@ -43,7 +43,10 @@ def raised(loaded: Loaded) -> Loaded:
 
 def _converted(loaded: Loaded, opset: int) -> ir.Model:
     """By onnx, which makes bounds of a Clip float32 whatever it clips: ONNX Runtime must load the result."""
-    proto = onnx.version_converter.convert_version(ir.to_proto(loaded.model), opset)
+    given = ir.to_proto(loaded.model)
+    if {weight.name for weight in given.graph.initializer} - {value.name for value in given.graph.input}:
+        given.ir_version = max(given.ir_version, 4)  # before that all weights are inputs too; only onnx insists on it
+    proto = onnx.version_converter.convert_version(given, opset)
     del proto.graph.value_info[:]  # the mask of a Dropout has another type since
     model = ir.from_proto(proto)
     make_session(model, device="cpu", optimization="disabled", folder=loaded.folder)

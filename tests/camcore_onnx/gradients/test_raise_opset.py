@@ -44,6 +44,18 @@ def test_they_compute_what_they_computed(opset: int, form: str, upsampled: bool)
     np.testing.assert_array_equal(run_plainly(ir.to_proto(found), pixels)[0], run_plainly(model, pixels)[0])
 
 
+@pytest.mark.parametrize("opset", [7, 8])
+def test_weights_that_are_no_inputs_in_the_oldest_format(opset: int) -> None:
+    model, pixels = network(opset), images(2, 3, 9, 10)
+    model.ir_version = 3
+    stored = {weight.name for weight in model.graph.initializer}
+    kept = [value for value in model.graph.input if value.name not in stored]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    found = raised(load(model)).model
+    np.testing.assert_array_equal(run_plainly(ir.to_proto(found), pixels)[0], run_plainly(model, pixels)[0])
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_masks_became_booleans(dtype: str) -> None:
     pixels = images(2, 3, 9, 10)
