@@ -83,3 +83,12 @@ def test_an_unknown_option_is_told_by_its_command(capsys: pytest.CaptureFixture[
     assert stop.value.code == 2
     told = capsys.readouterr().err
     assert told == "camcore inspect: unrecognized arguments: --paint; camcore inspect --help shows what can be given\n"
+
+
+def test_help_offers_several_methods_where_they_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    offered = {}
+    for name in ("live", "explain"):
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        offered[name] = "--method NAME[,NAME]" in capsys.readouterr().out
+    assert offered == {"live": False, "explain": True}

@@ -36,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classes", metavar="CLASS", help="explain this class at first, an index or a name; the best one where absent"
     )
-    add_method_options(parser)
+    add_method_options(parser, several=False)
     add_preprocess_options(parser)
     parser.add_argument(
         "--independent", action="store_true", default=None, help="each class has a probability of its own (multi-label)"

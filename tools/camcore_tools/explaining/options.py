@@ -66,14 +66,14 @@ def add_present_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_method_options(parser: argparse.ArgumentParser) -> None:
-    """Which method, where, on what."""
+def add_method_options(parser: argparse.ArgumentParser, *, several: bool = True) -> None:
+    """Which method, or several, where, on what."""
+    more = "; each of several gets a folder, and all share a sheet" if several else ""
     parser.add_argument(
         "--method",
         default="auto",
-        metavar="NAME[,NAME]",
-        help="see camcore methods; each of several gets a folder, and all share a sheet "
-        "(auto: cam where the head allows it, else gradcam)",
+        metavar="NAME[,NAME]" if several else "NAME",
+        help=f"see camcore methods{more} (auto: cam where the head allows it, else gradcam)",
     )
     add_map_options(parser)
     parser.add_argument("--labels", metavar="FILE", help="class names: one a line, or JSON")
