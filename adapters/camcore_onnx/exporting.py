@@ -151,7 +151,7 @@ def export(
     order = {key: value for key, value in locals().items() if key not in ("source", "path", "sandbox")}
     if sandbox or (wanted_apart(sandbox) and can_be_sent(order)):
         return export_apart(source, path, **order)
-    goal = target_path(path, overwrite=overwrite)
+    goal = target_path(path, overwrite=overwrite, source=source)
     doing(f"exporting {source if isinstance(source, (str, PathLike)) else 'the model'}")
     given = OnnxBackend(source, device="cpu")
     refuse_embedded(given)

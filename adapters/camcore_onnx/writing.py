@@ -7,7 +7,7 @@ import os
 import shutil
 from os import PathLike
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import onnx
 import onnx_ir as ir
@@ -28,19 +28,23 @@ _CHUNK = 1 << 24
 _ONE_FILE = 1 << 30  # bytes of weights in files of their own that are taken into the model; more stay apart
 
 
-def target_path(path: str | PathLike[str], *, overwrite: bool) -> Path:
+def target_path(path: str | PathLike[str], *, overwrite: bool, source: Any = None) -> Path:
     """Where a model is to be written.
 
     Raises
     ------
     InputError
-        If that is not possible, or not allowed.
+        If that is not possible, not allowed, or if it is the ``source`` itself, whose original would be lost.
     """
     target = Path(path)
     if target.is_dir():
         raise InputError(f"{target}: is a folder; expected the name of a file, such as {target / 'model.onnx'}")
     if target.exists() and not overwrite:
         raise InputError(f"{target}: exists already; choose another name or allow to overwrite it")
+    if isinstance(source, (str, PathLike)) and target.exists() and Path(source).exists() and target.samefile(source):
+        raise InputError(f"{target}: is the model itself, which would be lost; choose another name")
+    if target.exists() and not target.stat().st_mode & 0o222:
+        raise InputError(f"{target}: may not be written over (it is read-only); choose another name")
     if not target.parent.is_dir():
         raise InputError(f"{target.parent}: no such folder; make it first")
     if not os.access(target.parent, os.W_OK):

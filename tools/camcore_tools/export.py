@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from camcore.errors import InputError
@@ -127,15 +126,7 @@ def _export(source: Any, args: argparse.Namespace) -> Report:
         return report
     import camcore_onnx
 
-    _spare_the_source(args.source, args.output)
     return camcore_onnx.export(source, args.output, opset=args.opset, **common)
-
-
-def _spare_the_source(source: str, output: str) -> None:
-    """What an export adds cannot be taken out of the file again, so the original stays."""
-    target = Path(output)
-    if target.exists() and target.samefile(source):
-        raise InputError(f"-o {output}: is the model itself, which would be lost; choose another name")
 
 
 def _embedding(args: argparse.Namespace) -> dict[str, Any]:

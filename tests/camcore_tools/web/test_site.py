@@ -65,6 +65,10 @@ def test_what_is_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine" / "index.html").write_text("<h1>My page</h1>")
     with pytest.raises(InputError, match="is a file; give a folder"):
         write_site(tmp_path / "file", MODEL, RUNTIME, title="")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "model.onnx").write_text("precious")
+    with pytest.raises(InputError, match="holds other files, which might be written over; give a new or an empty"):
+        check_folder(tmp_path / "data")
     with pytest.raises(InputError, match="holds another page"):
         write_site(tmp_path / "mine", MODEL, RUNTIME, title="")
     with pytest.raises(InputError, match="is not there; make it first"):

@@ -45,7 +45,7 @@ def check_folder(folder: str | Path, *, overwrite: bool = True) -> Path:
     Raises
     ------
     InputError
-        If it is a file, holds another page, has no parent, or is there already and must not be written over.
+        If it is a file, holds something else, has no parent, or is there already and must not be written over.
     """
     path = Path(folder)
     page = path / "index.html"
@@ -57,6 +57,8 @@ def check_folder(folder: str | Path, *, overwrite: bool = True) -> Path:
         raise InputError(f"--web {path}: has a page already; give another folder, or leave --no-overwrite out")
     if page.exists() and _MARK not in page.read_text(encoding="utf-8", errors="replace"):
         raise InputError(f"--web {path}: holds another page (index.html); give another folder")
+    if not page.exists() and path.is_dir() and any(path.iterdir()):
+        raise InputError(f"--web {path}: holds other files, which might be written over; give a new or an empty folder")
     return path
 
 
