@@ -36,11 +36,17 @@ def _all_maps(site: Site, head: LinearHead) -> Tensor:
     if head.is_identity:
         return native if site.layout.kind == "first" else site.features
     weight = weight_of(site, head.weight)
-    if site.layout.kind != "first":
+    if site.layout.kind != "first" or _is_turned(site.layer):
         return weight.matmul(site.features)
     kernel = weight.unsqueeze(*range(2, native.rank))
     shape = (native.shape[0], head.classes, *native.shape[2:])
     return site.pen.op("Conv", native, kernel, shape=shape, kernel_shape=[1] * (native.rank - 2))
+
+
+def _is_turned(layer: ir.Value) -> bool:
+    """Whether channels were last just before: a convolution would keep runtimes from cancelling that Transpose."""
+    node = layer.producer()
+    return node is not None and node.op_type == "Transpose"
 
 
 def _picked_maps(site: Site, classes: Tensor) -> Tensor:
