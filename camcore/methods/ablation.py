@@ -16,7 +16,7 @@ from camcore.methods.table import Method, register
 from camcore.methods.weights import combine
 from camcore.products import product
 
-__all__ = ["ablation_cam", "lift_cam", "recipro_cam"]
+__all__ = ["ablation_cam", "kernel_weights", "lift_cam", "recipro_cam"]
 
 Floats = NDArray[np.floating[Any]]
 Classes = NDArray[np.integer[Any]] | None
@@ -177,11 +177,22 @@ def recipro_cam(features: Floats, responses: Floats, classes: Classes = None, *,
     return maps.astype(_precision(features), copy=False)
 
 
-def _windows(kernel: str, length: int) -> Floats:
-    """(length, length): row u is what position u puts at each position of one axis."""
+def kernel_weights(kernel: str) -> tuple[float, float]:
+    """What Recipro-CAM lays of a position on each neighbour along an axis, and on itself.
+
+    Raises
+    ------
+    InputError
+        If the kernel is not known.
+    """
     if kernel not in _KERNELS:
         raise InputError(f"kernel {kernel!r} is not known. {suggest(str(kernel), _KERNELS)}")
-    aside, own = _KERNELS[kernel]
+    return _KERNELS[kernel]
+
+
+def _windows(kernel: str, length: int) -> Floats:
+    """(length, length): row u is what position u puts at each position of one axis."""
+    aside, own = kernel_weights(kernel)
     return own * np.eye(length) + aside * (np.eye(length, k=1) + np.eye(length, k=-1))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from camcore.errors import InputError, MethodNotPossible
@@ -126,6 +127,10 @@ def embed_cam(
     By closed form any opset from 7 on, with the operators of that; else the model is converted to 11 if it is older
     than 9. Half precision and quantised features are summed in float32. ONNX Runtime tells as a warning that the input
     ``cam_class`` has a default; it is meant so.
+
+    A model whose activations are quantised to int8 by pairs of QuantizeLinear and DequantizeLinear loses some of ONNX
+    Runtime's integer kernels on x86 processors, where a tensor between such a pair is read twice: its own outputs may
+    then move by a step of the quantisation. With uint8 they do not.
     """
     backend = OnnxBackend(model, device="cpu", output=output)
     wanted = Wanted(method, layer, classes, heatmap, name, target, options)  # type: ignore[arg-type]
@@ -250,11 +255,16 @@ def _finish(site: Site, maps: Tensor, wanted: Wanted, method: Method) -> None:
         give(site, of_heat, heatmap(maps, [n for n in size if not isinstance(n, str)], rectifies=method.rectifies))
 
 
+def _as_json(options: Mapping[str, Any]) -> dict[str, Any]:
+    """NumPy's numbers as Python's."""
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
+
+
 def _card(backend: OnnxBackend, plan: Plan, wanted: Wanted, labels: Any, rule: str | Preprocess | None) -> Card:
     told = {
         "method": plan.method.name,
         "target": plan.target.name,
-        **({"options": dict(wanted.options)} if wanted.options else {}),
+        **({"options": _as_json(wanted.options)} if wanted.options else {}),
         "layer": plan.tap.layer,
         "classes": wanted.classes,
         "way": plan.way,

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from camcore.errors import InputError, MethodNotPossible, suggest
+from camcore.errors import MethodNotPossible
+from camcore.methods.ablation import kernel_weights
 from camcore_onnx.embedding.site import Site
 from camcore_onnx.gradients.facts import Feed
 from camcore_onnx.gradients.pen import Pen
@@ -17,9 +18,8 @@ from camcore_onnx.gradients.tensor import Tensor
 from camcore_onnx.tails import reached
 from camcore_onnx.unfold.integers import whole_of
 
-__all__ = ["KERNELS", "kept", "kept_sums", "recipro_maps", "space_of"]
+__all__ = ["kept", "kept_sums", "recipro_maps", "space_of"]
 
-KERNELS = {"pixel": (0.0, 1.0), "gaussian": (0.25, 0.5)}  # what lies on a neighbour along an axis, and on itself
 _TITLE = "cam/again"
 _WHOLE = ir.DataType.INT64
 
@@ -55,8 +55,7 @@ def recipro_maps(site: Site, feeds: Sequence[Feed], *, kernel: str = "pixel") ->
     any number of classes. A free batch and a free size of the images stay free. The features of a position are
     multiplied by zeros elsewhere, so one that is infinite makes the scores of its row NaN, as in the library.
     """
-    if kernel not in KERNELS:
-        raise InputError(f"kernel {kernel!r} is not known. {suggest(str(kernel), KERNELS)}")
+    kernel_weights(kernel)  # or an error
     layer, logits = whole_of(site.layer), site.logits
     if layer is logits or logits not in reached(site.graph, [layer]):
         raise MethodNotPossible(f"nothing lies behind the layer {layer.name!r}: reciprocam is not possible there")
@@ -124,7 +123,7 @@ def _band(pen: Pen, length: int | Tensor, kernel: str) -> Tensor:
     fixed = length if isinstance(length, int) else None
     sides = pen.lengths([length, length])
     zeros = pen.op("ConstantOfShape", sides, shape=(fixed, fixed), value=ir.tensor(np.zeros(1, np.float32)))
-    aside, own = KERNELS[kernel]
+    aside, own = kernel_weights(kernel)
     band = zeros.unary("EyeLike") * own
     return band + (zeros.unary("EyeLike", k=1) + zeros.unary("EyeLike", k=-1)) * aside if aside else band
 

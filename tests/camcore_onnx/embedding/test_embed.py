@@ -347,6 +347,10 @@ class TestMetadata:
         assert told["camcore.labels"] == list("abcde")
         assert told["camcore.preprocess"] == preprocess("tf").to_json()
 
+    def test_options_are_numbers_of_any_kind(self):
+        found = embed_cam(classifier(), method="fem", options={"z": np.float32(1.5)})
+        assert json.loads(found.metadata_props[0].value)["options"] == {"z": 1.5}
+
     def test_a_second_map_is_refused_with_what_is_said_of_the_first(self):
         first = embed_cam(classifier(), classes="top2")
         with pytest.raises(InputError, match=r"has a map inside already \(method cam,.*layer features, classes top2"):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from camcore_onnx import OnnxBackend
+from camcore_onnx import OnnxBackend, embed_cam
 from camcore_onnx.embedding.choice import choose
 from camcore_onnx.embedding.recipro import recipro_maps
 from camcore_onnx.embedding.site import give, open_site
@@ -206,3 +206,5 @@ class TestRefusals:
     def test_a_kernel_that_is_not_known(self) -> None:
         with pytest.raises(InputError, match=r"kernel 'gauss' is not known. Did you mean 'gaussian'"):
             made(flat(), "early", kernel="gauss")
+        with pytest.raises(InputError, match=r"kernel 'gauss' is not known. Did you mean 'gaussian'"):
+            embed_cam(classifier(), method="reciprocam", options={"kernel": "gauss"})
