@@ -400,6 +400,12 @@ class TestExport:
         stored = [t.data_type for t in onnx.load(tmp_path / "half.onnx").graph.initializer if len(t.dims) > 1]
         assert set(stored) == {TensorProto.FLOAT16}
 
+    def test_half_precision_of_weights_in_a_file_of_their_own(self, tmp_path):
+        onnx.save(classifier(), tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+        report = camcore_onnx.export(tmp_path / "m.onnx", tmp_path / "half.onnx", embed=True, fp16=True)
+        assert report.passed
+        assert report.checks[-1].name == "float16 against float32"
+
     def test_large_weights_stay_apart(self, tmp_path, monkeypatch):
         from camcore_onnx import writing
 
