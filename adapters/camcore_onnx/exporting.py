@@ -202,9 +202,22 @@ def _verified(
     if fp16:
         kinds["limit"] = _HALF
     checks = check_model(report.path, backend.loaded, features=features, batches=inputs, **kinds)
+    checks = [_explained(check, backend) for check in checks]
     if report.cam is not None and all(check.passed for check in checks):
         checks += check_embedded(report.path, backend, report.cam, inputs, limit=_limit(backend, fp16))
     return checks
+
+
+def _explained(check: Check, backend: OnnxBackend) -> Check:
+    """The check, with the cause where it is known."""
+    pairs = (node for node in backend.graph if node.op_type == "QuantizeLinear")
+    if check.passed or check.name != "outputs" or not any(n.outputs[0].dtype == ir.DataType.INT8 for n in pairs):
+        return check
+    why = (
+        "activations are int8, of which ONNX Runtime on x86 loses integer kernels where a tensor is read twice; "
+        "quantise activations to uint8"
+    )
+    return replace(check, detail=f"{check.detail}: {why}")
 
 
 def _has_head(backend: OnnxBackend, layer: str | None) -> bool:

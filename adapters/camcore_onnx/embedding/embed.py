@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from camcore.errors import InputError, MethodNotPossible
+from camcore.checks import check_evidence
+from camcore.errors import HeadNotFound, InputError, MethodNotPossible
 from camcore.head import LinearHead
 from camcore.methods import Method, cam
 from camcore.methods.ablation import recipro_cam
@@ -148,7 +149,7 @@ def embed(
 ) -> Embedded:
     """As :func:`embed_cam`, of a backend that is open."""
     refuse_embedded(backend)
-    plan = make_plan(wanted.method, backend, [wanted.layer], aim=wanted.target, options=wanted.options or {})
+    plan = _planned(backend, wanted, size)
     head = plan.tap.head
     wanted = replace(
         wanted,
@@ -174,6 +175,24 @@ def refuse_embedded(backend: OnnxBackend) -> None:
         raise InputError(
             f"{backend.loaded.name}: it has a map inside already ({told}); give the model that it was made of"
         )
+
+
+def _planned(backend: OnnxBackend, wanted: Wanted, size: tuple[int, ...] | None) -> Plan:
+    """As an explainer plans; a head that does not reproduce the scores of a random image is not relied on.
+
+    Models whose weights lie in files of their own are not run.
+    """
+    asked: dict[str, Any] = {"aim": wanted.target, "options": wanted.options or {}}
+    plan = make_plan(wanted.method, backend, [wanted.layer], **asked)
+    if plan.tap.head is None or backend.loaded.folder is not None:
+        return plan
+    images = probes(backend.loaded, backend.input, size)[0][backend.input.name].astype(np.float32)
+    (seen,) = backend.observe(images, needs=frozenset({"features", "head"}), layers=[wanted.layer])
+    try:
+        check_evidence(seen, plan.tap)
+    except HeadNotFound as error:
+        return make_plan(wanted.method, backend, [wanted.layer], distrust=str(error), **asked)
+    return plan
 
 
 def _bent(plan: Plan) -> Plan:

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_graphs import Graph, classifier, finish, images, onnx_bytes, run_plainly
 
 import camcore
-from camcore.errors import InputError, MethodNotPossible
+from camcore.errors import HeadNotFound, InputError, MethodNotPossible
 from camcore.preprocess import preprocess
 
 PIXELS = images(3, 3, 8, 8)
@@ -370,6 +370,27 @@ def deep_twice():
     return embed_cam(deep(), method="gradcam")
 
 
+class TestTrust:
+    """A head that does not reproduce the scores is not relied on, as the explainer does not."""
+
+    @pytest.fixture(autouse=True)
+    def doubt(self, monkeypatch):
+        def doubted(seen, tap):
+            raise HeadNotFound("the head found does not reproduce the scores")
+
+        monkeypatch.setattr(import_module("camcore_onnx.embedding.embed"), "check_evidence", doubted)
+
+    def test_another_way_is_taken_where_there_is_one(self):
+        found = embed_cam(classifier(size=(8, 8)))
+        told = json.loads(next(p.value for p in found.metadata_props if p.key == "camcore.cam"))
+        assert (told["method"], told["way"]) == ("gradcam", "gradient")
+        close(run(found)["cam"], camcore.explainer(classifier(size=(8, 8)), method="gradcam")(PIXELS, "top5").maps)
+
+    def test_what_needs_the_head_is_refused(self):
+        with pytest.raises(HeadNotFound, match="does not reproduce the scores"):
+            embed_cam(classifier(size=(8, 8)), method="cam")
+
+
 class TestExport:
     def test_the_report(self, tmp_path):
         report = camcore_onnx.export(
@@ -427,3 +448,15 @@ class TestExport:
         camcore_onnx.export(tmp_path / "m.onnx", tmp_path / "cam.onnx", embed=True)
         stored = ir.load(tmp_path / "cam.onnx").graph.initializers.values()
         assert not any(isinstance(v.const_value, ir.ExternalTensor) for v in stored)
+
+    @pytest.mark.parametrize(("zero", "known"), [(np.int8(0), True), (np.uint8(128), False)])
+    def test_where_integer_kernels_are_lost_the_cause_is_told(self, tmp_path, monkeypatch, zero, known):
+        g = Graph()
+        step, offset = g.const(np.array(1 / 64)), g.const(zero, dtype=zero.dtype)
+        quantised = g.add("QuantizeLinear", g.add("Relu", g.conv(g.image(["N", 3, 8, 8]), 3, 6)), step, offset)
+        model = finish(g, g.add("DequantizeLinear", quantised, step, offset), 6)
+        module = import_module("camcore_onnx.exporting")
+        failed = module.Check("outputs", False, "original outputs changed", 0.01, 1e-5)
+        monkeypatch.setattr(module, "check_model", lambda *_, **__: [failed])
+        report = camcore_onnx.export(model, tmp_path / "cam.onnx", embed=True)
+        assert report.checks[0].detail.endswith("quantise activations to uint8") == known
