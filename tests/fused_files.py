@@ -16,8 +16,8 @@ import onnx
 import onnxruntime as ort
 import torch
 import torch_autograd  # noqa: F401  (it keeps PyTorch to one thread)
-from camcore_onnx.load import load, serialize
-from camcore_onnx.runtime import make_session
+from camcore_onnx.reading.load import load, serialize
+from camcore_onnx.running.runtime import make_session
 from camcore_onnx.unfold import unfold
 from camcore_torch.exporting import to_onnx
 from numpy.typing import NDArray

@@ -14,8 +14,8 @@ import torch_autograd
 import torchvision
 from camcore_onnx.gradients.vjp import SEED, add_vjp
 from camcore_onnx.layers import find_layer
-from camcore_onnx.load import load, serialize
-from camcore_onnx.runtime import make_session
+from camcore_onnx.reading.load import load, serialize
+from camcore_onnx.running.runtime import make_session
 from camcore_torch.exporting import to_onnx
 from numpy.typing import NDArray
 from torch import nn

@@ -221,7 +221,7 @@ def images(*shape: int, seed: int = 0) -> NDArray[np.float32]:
 
 def run_plainly(model: Any, pixels: NDArray[Any], outputs: Sequence[str] | None = None) -> list[NDArray[Any]]:
     """The outputs of a model as it is, in a session that camcore has not touched but for its telemetry."""
-    from camcore_onnx.runtime import make_session
+    from camcore_onnx.running.runtime import make_session
 
     data = model if isinstance(model, bytes) else model.SerializeToString()
     session = make_session(data, device="cpu", threads=1)

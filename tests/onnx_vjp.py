@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from camcore_onnx.gradients.vjp import SEED, add_vjp
-from camcore_onnx.load import load, serialize
-from camcore_onnx.runtime import make_session
+from camcore_onnx.reading.load import load, serialize
+from camcore_onnx.running.runtime import make_session
 from numpy.typing import NDArray
 from onnx import helper
 from onnx.reference import ReferenceEvaluator

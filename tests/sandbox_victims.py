@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from camcore_onnx.sandbox import doing, tell
+from camcore_onnx.checking.sandbox import doing, tell
 
 from camcore.errors import CamError, HeadNotFound
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from camcore_onnx.exporting import export
     from camcore_onnx.float16 import half_error, to_float16
     from camcore_onnx.gradients.add import add_tail_gradients
-    from camcore_onnx.providers import register_provider
+    from camcore_onnx.running.providers import register_provider
     from camcore_onnx.surgery import expose_features
 
 __all__ = [
@@ -34,7 +34,7 @@ _HOMES = {
     "export": "exporting",
     "expose_features": "surgery",
     "half_error": "float16",
-    "register_provider": "providers",
+    "register_provider": "running.providers",
     "to_float16": "float16",
 }
 

@@ -20,7 +20,7 @@ class OnnxAdapter:
         )
 
     def backend(self, model: Any, **options: Any) -> Backend:
-        from camcore_onnx.packages import need
+        from camcore_onnx.running.packages import need
 
         need()
         from camcore_onnx.backend import OnnxBackend

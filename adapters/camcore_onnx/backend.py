@@ -28,13 +28,13 @@ from camcore_onnx.gradients.observer import Observer
 from camcore_onnx.heads import Found, find_head
 from camcore_onnx.layers import find_layer, is_inner, operator_of
 from camcore_onnx.layouts import token_features
-from camcore_onnx.load import Loaded, infer_shapes, load
 from camcore_onnx.metadata import read_card
 from camcore_onnx.plain import without_map
 from camcore_onnx.ports import image_input, score_outputs
-from camcore_onnx.runtime import device_of, placement
+from camcore_onnx.reading.load import Loaded, infer_shapes, load
+from camcore_onnx.running.runtime import device_of, placement
+from camcore_onnx.running.sessions import Watcher
 from camcore_onnx.second import read_second_weight
-from camcore_onnx.sessions import Watcher
 from camcore_onnx.shapes import lengths_of
 from camcore_onnx.tails import Tail, TailSession, tails_of
 from camcore_onnx.unfold.integers import float_of, whole_of
@@ -57,7 +57,7 @@ class OnnxBackend:
     model : path, bytes, onnx.ModelProto or onnx_ir.Model
     device : str
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"``, ``"tensorrt"`` or another of
-        :data:`camcore_onnx.providers.PROVIDERS`; ``.device`` says what it is in the end.
+        :data:`camcore_onnx.running.providers.PROVIDERS`; ``.device`` says what it is in the end.
     threads : int, optional
         Threads within an operator.
     output : str, optional

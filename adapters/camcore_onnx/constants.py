@@ -10,8 +10,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from camcore.errors import InputError
-from camcore_onnx.load import Loaded
-from camcore_onnx.runtime import make_session
+from camcore_onnx.reading.load import Loaded
+from camcore_onnx.running.runtime import make_session
 
 __all__ = ["Constants"]
 

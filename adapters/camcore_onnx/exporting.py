@@ -19,18 +19,25 @@ from camcore.preprocess import Preprocess
 from camcore_onnx import surgery
 from camcore_onnx.backend import OnnxBackend
 from camcore_onnx.cards import card_of
+from camcore_onnx.checking.sandbox import doing
+from camcore_onnx.checking.sandbox import wanted as wanted_apart
+from camcore_onnx.checking.verify import (
+    Check,
+    Reference,
+    check_against,
+    check_model,
+    check_second_weight,
+    sample_inputs,
+)
 from camcore_onnx.embedding import embed as embed_map
 from camcore_onnx.embedding import refuse_embedded
 from camcore_onnx.embedding.check import check_embedded
 from camcore_onnx.embedding.wanted import Wanted
 from camcore_onnx.exporting_apart import can_be_sent, export_apart
 from camcore_onnx.float16 import half_error, to_float16
-from camcore_onnx.load import Loaded, load
 from camcore_onnx.metadata import Card, write_card
-from camcore_onnx.sandbox import doing
-from camcore_onnx.sandbox import wanted as wanted_apart
+from camcore_onnx.reading.load import Loaded, load
 from camcore_onnx.second import add_second_weight
-from camcore_onnx.verify import Check, Reference, check_against, check_model, check_second_weight, sample_inputs
 from camcore_onnx.writing import clean, take_in, target_path, write_model
 
 __all__ = ["Report", "export"]
@@ -125,8 +132,8 @@ def export(
         Inputs to verify with; random ones where absent.
     sandbox : bool, optional
         Do it all in a process of its own, with limits, so that a model that brings ONNX Runtime down ends in an error;
-        see :mod:`camcore_onnx.sandbox`. Where absent it is so unless ``CAMCORE_SANDBOX=off``, or an argument cannot be
-        sent there.
+        see :mod:`camcore_onnx.checking.sandbox`. Where absent it is so unless ``CAMCORE_SANDBOX=off``, or an argument
+        cannot be sent there.
 
     Returns
     -------

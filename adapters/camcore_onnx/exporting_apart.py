@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from camcore.errors import InputError
 from camcore.labels import read_labels
 from camcore.preprocess import Preprocess
-from camcore_onnx.sandbox import run_apart
-from camcore_onnx.verify import Check
+from camcore_onnx.checking.sandbox import run_apart
+from camcore_onnx.checking.verify import Check
 
 if TYPE_CHECKING:
     from camcore_onnx.exporting import Report
@@ -85,7 +85,7 @@ def _sent(source: Any, folder: Path) -> str | None:
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     if not isinstance(source, (bytes, bytearray)):
-        from camcore_onnx.load import as_bytes
+        from camcore_onnx.reading.load import as_bytes
 
         source = as_bytes(source)
     (folder / "model.onnx").write_bytes(source)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from camcore.engine import Explainer
 from camcore.errors import InputError, MethodNotPossible, suggest
 from camcore.opening import open_backend
-from camcore_onnx.load import Loaded, infer_shapes, load
-from camcore_onnx.packages import onnxruntime
+from camcore_onnx.reading.load import Loaded, infer_shapes, load
+from camcore_onnx.running.packages import onnxruntime
 
 __all__ = ["HalfError", "half_error", "to_float16"]
 

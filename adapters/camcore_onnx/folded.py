@@ -10,7 +10,7 @@ import onnx_ir as ir
 from camcore.errors import MethodNotPossible
 from camcore_onnx.constants import Constants
 from camcore_onnx.heads import Found, find_head
-from camcore_onnx.load import Loaded, infer_shapes
+from camcore_onnx.reading.load import Loaded, infer_shapes
 from camcore_onnx.shapes import is_one, space_of
 from camcore_onnx.unfold import FORMS, unfold
 from camcore_onnx.unfold.integers import DIRECT, float_of, is_lone_whole, whole_of

@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from camcore_onnx.load import Loaded
+from camcore_onnx.reading.load import Loaded
 from camcore_onnx.surgery import remove_unread
 
 __all__ = ["output_names", "without_map"]

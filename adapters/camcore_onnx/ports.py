@@ -8,8 +8,8 @@ import onnx_ir as ir
 
 from camcore.errors import InputError
 from camcore.evidence import InputSpec
-from camcore_onnx import limits
-from camcore_onnx.load import Loaded
+from camcore_onnx.reading import limits
+from camcore_onnx.reading.load import Loaded
 
 __all__ = ["NUMPY_TYPES", "image_input", "score_outputs"]
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from camcore.errors import InputError
 from camcore_onnx.constants import Constants
-from camcore_onnx.load import Loaded
+from camcore_onnx.reading.load import Loaded
 
 __all__ = ["NAME", "add_second_weight", "read_second_weight"]
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from camcore.errors import InputError
 from camcore_onnx.layers import find_layer
-from camcore_onnx.load import Loaded, infer_shapes, load
+from camcore_onnx.reading.load import Loaded, infer_shapes, load
 
 __all__ = ["add_outputs", "copy_outputs", "expose_features", "free_copy", "remove_unread"]
 

@@ -16,9 +16,9 @@ from camcore.evidence import InputSpec
 from camcore.layout import Layout
 from camcore_onnx.axes import Axes
 from camcore_onnx.heads import Found
-from camcore_onnx.load import Loaded, infer_shapes
 from camcore_onnx.ports import NUMPY_TYPES
-from camcore_onnx.sessions import Runner, Watcher, as_rows
+from camcore_onnx.reading.load import Loaded, infer_shapes
+from camcore_onnx.running.sessions import Runner, Watcher, as_rows
 from camcore_onnx.unfold.integers import read_again, whole_of
 
 __all__ = ["Split", "Tail", "TailSession", "crossing", "reached", "sources", "split", "tails_of"]
@@ -168,7 +168,7 @@ class TailSession:
     value : ir.Value
         The features.
     **options
-        For :func:`camcore_onnx.runtime.make_session`.
+        For :func:`camcore_onnx.running.runtime.make_session`.
 
     Attributes
     ----------

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from camcore.errors import InputError
 from camcore.files import write_atomically
-from camcore_onnx.load import Loaded, serialize
+from camcore_onnx.reading.load import Loaded, serialize
 
 __all__ = ["clean", "take_in", "target_path", "write_model"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import onnx
 import pytest
-from camcore_onnx.external import MAX_SHARED
-from camcore_onnx.load import load
+from camcore_onnx.reading.external import MAX_SHARED
+from camcore_onnx.reading.load import load
 from hostile import answer
 from onnx_graphs import classifier, onnx_bytes
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from camcore_onnx import limits
-from camcore_onnx.load import load
+from camcore_onnx.reading import limits
+from camcore_onnx.reading.load import load
 from hostile import answer, cheaply, field, model_of
 from onnx import TensorProto, helper
 from onnx_graphs import Graph, classifier, onnx_bytes
@@ -45,7 +45,7 @@ class TestTooMany:
         with cheaply():
             found = refusal(data)
         assert f"the bytes given: {text}" in found
-        assert "if you trust the file, raise camcore_onnx.limits.MAX_" in found
+        assert "if you trust the file, raise camcore_onnx.reading.limits.MAX_" in found
 
     def test_in_constant_memory(self):
         data = model_of(field(1, NODE) * 210_000 + OUTPUT)

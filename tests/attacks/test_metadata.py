@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from camcore_onnx import OnnxBackend
-from camcore_onnx.load import load
+from camcore_onnx.reading.load import load
 from camcore_tools.cli import main
 from hostile import answer, cheaply, field, model_of
 from onnx_graphs import classifier, images, onnx_bytes

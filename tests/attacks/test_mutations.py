@@ -13,8 +13,8 @@ from pathlib import Path
 import onnx
 import pytest
 from camcore_onnx import OnnxBackend
-from camcore_onnx.load import load
-from camcore_onnx.wire import Unreadable, survey
+from camcore_onnx.reading.load import load
+from camcore_onnx.reading.wire import Unreadable, survey
 from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -14,7 +14,7 @@ import onnx_ir as ir
 import pytest
 from camcore_onnx import OnnxBackend
 from camcore_onnx._adapter import adapter
-from camcore_onnx.packages import need
+from camcore_onnx.running.packages import need
 from onnx_graphs import classifier, onnx_bytes, python
 
 from camcore.errors import MissingPackage
@@ -82,7 +82,7 @@ class TestMissingPackages:
             return real(name, *rest)
 
         monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
-        monkeypatch.setattr("camcore_onnx.packages.import_module", lambda name: fail(name))
+        monkeypatch.setattr("camcore_onnx.running.packages.import_module", lambda name: fail(name))
         with pytest.raises(MissingPackage, match=r"onnxruntime cannot be imported \(libcudart.so.13: cannot open"):
             need("onnxruntime")
 

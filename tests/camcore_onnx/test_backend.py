@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from camcore_onnx import OnnxBackend, expose_features, sessions
+from camcore_onnx import OnnxBackend, expose_features
+from camcore_onnx.running import sessions
 from camcore_torch.exporting import to_onnx
 from onnx import TensorProto
 from onnx.helper import make_attribute

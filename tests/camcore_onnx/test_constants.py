@@ -9,7 +9,7 @@ import onnx
 import pytest
 from camcore_onnx import constants as module
 from camcore_onnx.constants import Constants
-from camcore_onnx.load import load
+from camcore_onnx.reading.load import load
 from onnx import TensorProto, helper
 from onnx_graphs import FORMS, Graph, onnx_bytes
 

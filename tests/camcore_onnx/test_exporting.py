@@ -276,8 +276,9 @@ class TestWriting:
     def test_onto_the_source_itself(self, tmp_path):
         path = tmp_path / "model.onnx"
         path.write_bytes(onnx_bytes(unlike_its_output()))
-        assert small(path, path).passed
-        assert OnnxBackend(path).card.layer == "inner"
+        with pytest.raises(InputError, match=r"model\.onnx: is the model itself, which would be lost; choose another"):
+            small(path, path)
+        assert path.read_bytes() == onnx_bytes(unlike_its_output())
 
     def test_a_folder(self, tmp_path):
         with pytest.raises(InputError, match=r"is a folder; expected the name of a file, such as .*model.onnx"):

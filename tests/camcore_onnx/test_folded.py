@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from camcore_onnx import OnnxBackend, embed_cam
-from camcore_onnx.runtime import make_session
+from camcore_onnx.running.runtime import make_session
 from data import folder
 from numpy.typing import NDArray
 from onnx_graphs import Graph, finish, images, onnx_bytes, run_plainly

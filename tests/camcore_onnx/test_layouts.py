@@ -16,7 +16,7 @@ from camcore_onnx.constants import Constants
 from camcore_onnx.heads import find_head
 from camcore_onnx.layers import find_layer
 from camcore_onnx.layouts import layout_of, token_features
-from camcore_onnx.load import infer_shapes, load
+from camcore_onnx.reading.load import infer_shapes, load
 from camcore_torch.exporting import to_onnx
 from onnx_graphs import Graph, images, run_plainly
 from token_networks import Tokens, convnext, first, swin, vit

@@ -307,7 +307,7 @@ _SESSIONS: dict[int, Any] = {}
 
 def run(model: Any, array: Floats) -> Floats:
     """The first output, of a plain session that is made once a model."""
-    from camcore_onnx.runtime import make_session
+    from camcore_onnx.running.runtime import make_session
 
     if id(model) not in _SESSIONS:
         _SESSIONS[id(model)] = model, make_session(model.SerializeToString(), device="cpu", threads=1)

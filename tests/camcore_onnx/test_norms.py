@@ -9,8 +9,8 @@ import onnx
 import pytest
 from camcore_onnx.constants import Constants
 from camcore_onnx.heads import Found, find_head
-from camcore_onnx.load import infer_shapes, load
 from camcore_onnx.norms import layer_norm
+from camcore_onnx.reading.load import infer_shapes, load
 from onnx_graphs import Graph, images, newest_opset, run_plainly
 
 from camcore.head import NormHead, global_mean

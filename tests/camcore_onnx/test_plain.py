@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from camcore_onnx import embed_cam
-from camcore_onnx.load import load
 from camcore_onnx.plain import output_names, without_map
+from camcore_onnx.reading.load import load
 from onnx_graphs import Graph, finish
 
 

@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from camcore_onnx import expose_features
-from camcore_onnx.load import load
+from camcore_onnx.reading.load import load
 from camcore_onnx.surgery import add_outputs, copy_outputs
 from onnx_graphs import Graph, classifier, images, onnx_bytes, run_plainly
 

@@ -14,7 +14,7 @@ import torchvision
 from camcore_onnx import OnnxBackend, tails
 from camcore_onnx.axes import is_map
 from camcore_onnx.folded import may_be_maps
-from camcore_onnx.load import infer_shapes, load, serialize
+from camcore_onnx.reading.load import infer_shapes, load, serialize
 from camcore_onnx.tails import split
 from camcore_torch.exporting import to_onnx
 from data import WITH_CAM, WITHOUT_CAM, Real
@@ -238,7 +238,7 @@ def _showing(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
 
 def _run(model: Any, feed: dict[str, Any]) -> Any:
-    from camcore_onnx.runtime import make_session
+    from camcore_onnx.running.runtime import make_session
 
     return make_session(serialize(model), device="cpu").run(None, feed)[0]
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import onnx_graphs
 import pytest
-from camcore_onnx import binding, packages, providers
-from camcore_onnx.providers import PROVIDERS, Place, place
+from camcore_onnx.running import binding, packages, providers
+from camcore_onnx.running.providers import PROVIDERS, Place, place
 from camcore_tools import bench_deploy, timing
 from camcore_tools.bench_deploy import EXPLAINER, NUMPY, PLAIN
 from camcore_tools.cli import main

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from camcore_onnx import providers, runtime
+from camcore_onnx.running import providers, runtime
 from camcore_tools import doctor
 from camcore_tools.cli import main
 

@@ -64,7 +64,7 @@ def test_export_of_a_pytorch_factory_with_weights(
 def test_failed_verification_is_status_1(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from camcore_onnx import verify
+    from camcore_onnx.checking import verify
 
     monkeypatch.setattr(verify, "_IDENTICAL", -1.0)
     assert main(["export", str(model), "-o", str(tmp_path / "out.onnx")]) == 1

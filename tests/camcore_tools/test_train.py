@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from camcore_onnx import verify
+from camcore_onnx.checking import verify
 from camcore_tools.cli import main
 from camcore_tools.training import report, run_folder
 from camcore_tools.training.checkpoints import find_checkpoints

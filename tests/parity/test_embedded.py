@@ -14,7 +14,7 @@ import pytest
 import torchvision
 from camcore_onnx import OnnxBackend, embed_cam
 from camcore_onnx.float16 import to_float16
-from camcore_onnx.runtime import OPTIMIZATION, make_session
+from camcore_onnx.running.runtime import OPTIMIZATION, make_session
 from camcore_torch.exporting import EXPORTERS, to_onnx
 from numpy.typing import NDArray
 from onnx_graphs import images, onnx_bytes

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from camcore_onnx.runtime import make_session
+from camcore_onnx.running.runtime import make_session
 from camcore_tools.cli import main
 from torch_networks import CifarResNet20
 

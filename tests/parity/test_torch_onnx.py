@@ -9,7 +9,7 @@ import camcore_torch
 import numpy as np
 import onnx
 import pytest
-from camcore_onnx.runtime import OPTIMIZATION, make_session
+from camcore_onnx.running.runtime import OPTIMIZATION, make_session
 from camcore_torch.exporting import EXPORTERS
 from torch_networks import TORCHVISION, network
 

@@ -172,7 +172,7 @@ def _plain_onnx(model: Any) -> bytes:
 
 def _onnx_runs(path: Path, images: Any, threads: int) -> dict[str, Run]:
     """Plain ONNX Runtime and camcore on the same file."""
-    from camcore_onnx.runtime import make_session
+    from camcore_onnx.running.runtime import make_session
 
     import camcore
 

@@ -58,7 +58,7 @@ class _Setting:
         return "" if self.place.row is None else str(self.place.row.memory)
 
     def session(self, data: bytes, model: _Model) -> Any:
-        from camcore_onnx.runtime import make_session
+        from camcore_onnx.running.runtime import make_session
 
         return make_session(data, device=self.place.device, threads=self.threads, folder=model.folder)
 
@@ -85,7 +85,7 @@ def measure(
         Those of ``BATCHES`` for the device where absent.
     rounds, threads : int
     device : str
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or another that :mod:`camcore_onnx.providers` knows.
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or another that :mod:`camcore_onnx.running.providers` knows.
     classes : sequence of str
         What is embedded: see :func:`camcore_onnx.embed_cam`.
     method : str
@@ -97,7 +97,7 @@ def measure(
     InputError
         For a model that takes no batch of this size, or whose map cannot be embedded.
     """
-    from camcore_onnx.providers import place
+    from camcore_onnx.running.providers import place
 
     where = place(device)  # or the error that tells what is missing, before anything is exported
     setting = _Setting(where, threads if where.row is None else None)
@@ -191,7 +191,7 @@ def _runner(session: Any, images: NDArray[Any], setting: _Setting) -> Run:
     name = session.get_inputs()[0].name
     if not setting.memory:
         return lambda: session.run(None, {name: images})
-    from camcore_onnx.binding import Bound
+    from camcore_onnx.running.binding import Bound
 
     bound = Bound(session, setting.memory, setting.place.index)
     feed = {name: bound.put(images)}

@@ -74,7 +74,7 @@ def _title(layer: str | None) -> str:
 
 
 def _onnx_runs(path: Path, name: str, images: Any, threads: int) -> dict[str, Run]:
-    from camcore_onnx.runtime import make_session
+    from camcore_onnx.running.runtime import make_session
 
     session = make_session(str(path), device="cpu", threads=threads)
     feed = {session.get_inputs()[0].name: images}

@@ -120,7 +120,7 @@ def _ablation_table(model: Any, rounds: int) -> dict[str, Any]:
 
 def _score_table(model: Any, rounds: int, threads: int) -> dict[str, Any]:
     """Score-CAM beside as many forward passes of the same batch size, and the memory that it takes on top."""
-    from camcore_onnx.runtime import make_session
+    from camcore_onnx.running.runtime import make_session
     from camcore_torch.exporting import to_onnx
 
     image = _image()

@@ -95,8 +95,8 @@ def _owns_the_module(distribution: metadata.Distribution) -> bool:
 
 
 def _providers() -> dict[str, Any]:
-    from camcore_onnx.providers import PROVIDERS, has_driver, is_installed
-    from camcore_onnx.runtime import onnxruntime
+    from camcore_onnx.running.providers import PROVIDERS, has_driver, is_installed
+    from camcore_onnx.running.runtime import onnxruntime
 
     ort = onnxruntime()
     plugins = [row.device for row in PROVIDERS.values() if row.module and is_installed(row)]
@@ -132,7 +132,7 @@ def _run(device: str) -> tuple[str, float]:
     """The device that a session really runs on, and what it answers."""
     import numpy as np
     import onnx
-    from camcore_onnx.runtime import device_of, make_session
+    from camcore_onnx.running.runtime import device_of, make_session
 
     node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
     weights = {"ones": np.ones((1, 1, 3, 3), np.float32), "two": np.full((1, 1), 2, np.float32)}

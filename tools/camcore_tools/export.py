@@ -22,8 +22,8 @@ from camcore_tools.sources import add_model_options, open_model
 from camcore_tools.web.command import add_web_options, export_web
 
 if TYPE_CHECKING:
+    from camcore_onnx.checking.verify import Check
     from camcore_onnx.exporting import Report
-    from camcore_onnx.verify import Check
 
 SUMMARY = "write a verified ONNX file with its features or heatmap, labels and preprocessing inside"
 
@@ -88,7 +88,7 @@ def add_embed_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, print what was found and verified; 1 if a check failed."""
-    from camcore_onnx.packages import need
+    from camcore_onnx.running.packages import need
 
     need()
     if not args.output and not args.web:

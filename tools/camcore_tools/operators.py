@@ -27,7 +27,7 @@ def show_operators(names: Sequence[str], *, json: bool) -> int:
     InputError
         For operators without a derivative.
     """
-    from camcore_onnx.packages import need
+    from camcore_onnx.running.packages import need
 
     need()
     from camcore_onnx.gradients.table import rules

@@ -196,7 +196,7 @@ class _Shared:
 
 
 def _need_packages() -> None:
-    from camcore_onnx.packages import need
+    from camcore_onnx.running.packages import need
 
     for package in ("torch", "torchvision", "safetensors", "onnx", "onnx_ir", "onnxruntime", "onnxscript"):
         try:

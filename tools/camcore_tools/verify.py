@@ -99,7 +99,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _found(args: argparse.Namespace) -> dict[str, Any]:
-    from camcore_onnx.sandbox import run_apart, run_here, wanted
+    from camcore_onnx.checking.sandbox import run_apart, run_here, wanted
 
     options = {key: value for key, value in vars(args).items() if key not in ("command", "json", "sandbox")}
     progress = _Told()

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from camcore.engine import Explainer
 from camcore_onnx.backend import OnnxBackend
-from camcore_onnx.comparing_maps import compare_embedded
-from camcore_onnx.sides import open_side
-from camcore_onnx.verify import Check
+from camcore_onnx.checking.comparing_maps import compare_embedded
+from camcore_onnx.checking.sides import open_side
+from camcore_onnx.checking.verify import Check
 
 __all__ = ["check_embedded"]
 

@@ -31,9 +31,9 @@ from camcore_onnx.gradients.facts import probes
 from camcore_onnx.gradients.finish import can_finish
 from camcore_onnx.gradients.raise_opset import raised
 from camcore_onnx.gradients.tensor import Tensor
-from camcore_onnx.load import Loaded
 from camcore_onnx.metadata import Card, write_card
 from camcore_onnx.plain import output_names
+from camcore_onnx.reading.load import Loaded
 from camcore_onnx.shapes import lengths_of
 
 __all__ = ["Embedded", "embed", "embed_cam", "refuse_embedded"]

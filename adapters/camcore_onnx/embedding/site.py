@@ -20,7 +20,7 @@ from camcore_onnx.gradients.facts import Facts, probes, see
 from camcore_onnx.gradients.finish import places
 from camcore_onnx.gradients.pen import Pen
 from camcore_onnx.gradients.tensor import Lengths, Tensor
-from camcore_onnx.load import Loaded
+from camcore_onnx.reading.load import Loaded
 from camcore_onnx.shapes import lengths_of
 from camcore_onnx.surgery import free_copy, remove_unread
 

@@ -18,7 +18,7 @@ from camcore_onnx.gradients.build import Built, Order, build
 from camcore_onnx.gradients.facts import Feed, image_of, probes
 from camcore_onnx.gradients.finish import can_finish
 from camcore_onnx.gradients.raise_opset import raised
-from camcore_onnx.load import Loaded
+from camcore_onnx.reading.load import Loaded
 from camcore_onnx.unfold.integers import whole_of
 
 __all__ = ["add_tail_gradients", "gradient_model"]

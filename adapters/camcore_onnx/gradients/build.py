@@ -23,7 +23,7 @@ from camcore_onnx.gradients.several import Again, check_rows, repeat_tail
 from camcore_onnx.gradients.shortcut import FlatReader, flat_reader
 from camcore_onnx.gradients.sweep import Way, pull_back
 from camcore_onnx.gradients.tensor import Tensor
-from camcore_onnx.load import Loaded, infer_shapes
+from camcore_onnx.reading.load import Loaded, infer_shapes
 from camcore_onnx.surgery import free_copy, remove_unread
 from camcore_onnx.unfold import dequantized, unfold
 

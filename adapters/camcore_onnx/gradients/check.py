@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from camcore.errors import InputError, MethodNotPossible
 from camcore.methods import method
 from camcore_onnx.backend import OnnxBackend
+from camcore_onnx.checking.verify import relative
 from camcore_onnx.gradients.differences import Probe
-from camcore_onnx.verify import relative
 
 __all__ = ["LIMIT", "Agreement", "Reference", "against_differences", "against_reference"]
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from camcore.errors import MethodNotPossible
 from camcore_onnx.backend import OnnxBackend
+from camcore_onnx.checking.verify import relative
 from camcore_onnx.gradients.build import Order
 from camcore_onnx.gradients.double import DoubleTail
 from camcore_onnx.gradients.session import Pulled
-from camcore_onnx.load import serialize
-from camcore_onnx.runtime import make_session
+from camcore_onnx.reading.load import serialize
+from camcore_onnx.running.runtime import make_session
 from camcore_onnx.surgery import add_outputs
-from camcore_onnx.verify import relative
 
 __all__ = ["Probe"]
 

@@ -21,7 +21,7 @@ from camcore_onnx.gradients.raise_opset import raised
 from camcore_onnx.gradients.session import GradientSession, Pulled, joined
 from camcore_onnx.gradients.several import NotRepeatable
 from camcore_onnx.heads import Found
-from camcore_onnx.load import Loaded
+from camcore_onnx.reading.load import Loaded
 
 __all__ = ["Differentiator"]
 
@@ -38,7 +38,7 @@ class Differentiator:
     spec : InputSpec
     found : Found
     **options
-        For :func:`camcore_onnx.runtime.make_session`.
+        For :func:`camcore_onnx.running.runtime.make_session`.
     """
 
     def __init__(self, loaded: Loaded, spec: InputSpec, found: Found, **options: Any) -> None:

@@ -18,8 +18,8 @@ from scipy.special import erf
 from camcore.errors import MethodNotPossible
 from camcore_onnx.gradients.facts import Feed
 from camcore_onnx.gradients.sweep import Way
-from camcore_onnx.load import Loaded, infer_shapes
-from camcore_onnx.sessions import as_rows
+from camcore_onnx.reading.load import Loaded, infer_shapes
+from camcore_onnx.running.sessions import as_rows
 from camcore_onnx.tails import split
 from camcore_onnx.unfold import unfold
 

@@ -16,8 +16,8 @@ from camcore.errors import CamError, InputError
 from camcore.evidence import InputSpec
 from camcore_onnx.constants import Constants
 from camcore_onnx.gradients.tensor import Lengths
-from camcore_onnx.load import Loaded
-from camcore_onnx.runtime import make_session
+from camcore_onnx.reading.load import Loaded
+from camcore_onnx.running.runtime import make_session
 
 __all__ = ["TYPES", "Facts", "Feed", "image_of", "probes", "see"]
 

@@ -11,7 +11,7 @@ from camcore.errors import InputError, MethodNotPossible
 from camcore_onnx.gradients.facts import Feed
 from camcore_onnx.gradients.refuse import check_layer, explain_missing
 from camcore_onnx.gradients.sweep import Way
-from camcore_onnx.load import Loaded
+from camcore_onnx.reading.load import Loaded
 from camcore_onnx.unfold import FORMS, dequantized, unfold
 
 __all__ = ["Outlook", "outlook"]

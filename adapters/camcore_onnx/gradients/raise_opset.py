@@ -8,8 +8,8 @@ import onnx
 import onnx_ir as ir
 
 from camcore.errors import MethodNotPossible
-from camcore_onnx.load import Loaded, infer_shapes
-from camcore_onnx.runtime import make_session
+from camcore_onnx.reading.load import Loaded, infer_shapes
+from camcore_onnx.running.runtime import make_session
 
 __all__ = ["OLDEST", "raised"]
 

@@ -14,7 +14,7 @@ from camcore_onnx.gradients.facts import Facts
 from camcore_onnx.gradients.pen import Pen
 from camcore_onnx.gradients.step import Step
 from camcore_onnx.gradients.tensor import Tensor
-from camcore_onnx.load import Loaded
+from camcore_onnx.reading.load import Loaded
 
 __all__ = ["along", "computed", "matrix"]
 

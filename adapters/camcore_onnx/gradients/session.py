@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camcore.evidence import InputSpec
-from camcore_onnx.binding import Placed
 from camcore_onnx.gradients.build import CLASS, SLOPES, Built, Order
-from camcore_onnx.load import Loaded
-from camcore_onnx.sessions import Runner, as_rows
+from camcore_onnx.reading.load import Loaded
+from camcore_onnx.running.binding import Placed
+from camcore_onnx.running.sessions import Runner, as_rows
 
 __all__ = ["GradientSession", "Pulled", "joined"]
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from camcore.errors import MethodNotPossible
 from camcore_onnx.gradients.facts import Feed
-from camcore_onnx.load import Loaded
-from camcore_onnx.runtime import make_session
+from camcore_onnx.reading.load import Loaded
+from camcore_onnx.running.runtime import make_session
 from camcore_onnx.tails import crossing, reached, sources
 
 __all__ = ["Again", "NotRepeatable", "check_repeats", "check_rows", "repeat_tail"]

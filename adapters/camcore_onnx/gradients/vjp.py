@@ -11,7 +11,7 @@ from camcore_onnx.gradients.facts import Facts, Feed, see
 from camcore_onnx.gradients.pen import Pen
 from camcore_onnx.gradients.sweep import Way, pull_back
 from camcore_onnx.gradients.tensor import Tensor, work_type
-from camcore_onnx.load import Loaded
+from camcore_onnx.reading.load import Loaded
 
 __all__ = ["SEED", "add_vjp", "way_between"]
 

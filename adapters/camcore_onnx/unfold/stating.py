@@ -8,8 +8,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from camcore_onnx.gradients.facts import TYPES, Feed, see
-from camcore_onnx.load import Loaded
-from camcore_onnx.runtime import make_session
+from camcore_onnx.reading.load import Loaded
+from camcore_onnx.running.runtime import make_session
 
 __all__ = ["state"]
 

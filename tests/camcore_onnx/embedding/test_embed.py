@@ -12,8 +12,8 @@ import onnx_ir as ir
 import pytest
 from camcore_onnx import embed_cam
 from camcore_onnx.embedding.closed import class_maps
-from camcore_onnx.load import load
-from camcore_onnx.runtime import make_session
+from camcore_onnx.reading.load import load
+from camcore_onnx.running.runtime import make_session
 from onnx import TensorProto, helper, numpy_helper
 from onnx_graphs import Graph, classifier, finish, images, onnx_bytes, run_plainly
 

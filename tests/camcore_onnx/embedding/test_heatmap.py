@@ -11,7 +11,7 @@ from camcore_onnx.embedding.heatmap import heatmap
 from camcore_onnx.gradients.facts import Facts
 from camcore_onnx.gradients.pen import Pen
 from camcore_onnx.gradients.tensor import Tensor
-from camcore_onnx.load import load
+from camcore_onnx.reading.load import load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx_graphs import Graph, images, run_plainly

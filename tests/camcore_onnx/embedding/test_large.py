@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from camcore_onnx.runtime import make_session
+from camcore_onnx.running.runtime import make_session
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 

@@ -9,8 +9,8 @@ import onnx_ir as ir
 import pytest
 from camcore_onnx import OnnxBackend, embed_cam
 from camcore_onnx.embedding.probes import can_write, obstacle_to
-from camcore_onnx.load import load
 from camcore_onnx.metadata import Card, write_card
+from camcore_onnx.reading.load import load
 from camcore_onnx.second import add_second_weight
 from numpy.typing import NDArray
 from onnx_graphs import Graph, classifier, images, run_plainly

@@ -14,8 +14,8 @@ from camcore_onnx.embedding.site import give, open_site
 from camcore_onnx.embedding.wanted import Wanted
 from camcore_onnx.gradients.facts import probes
 from camcore_onnx.gradients.raise_opset import raised
-from camcore_onnx.load import serialize
-from camcore_onnx.runtime import make_session
+from camcore_onnx.reading.load import serialize
+from camcore_onnx.running.runtime import make_session
 from numpy.typing import NDArray
 from onnx_graphs import Graph, classifier, images
 

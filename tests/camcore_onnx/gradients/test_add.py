@@ -12,7 +12,7 @@ import onnx
 import pytest
 from camcore_onnx import OnnxBackend
 from camcore_onnx.gradients.add import add_tail_gradients
-from camcore_onnx.runtime import make_session
+from camcore_onnx.running.runtime import make_session
 from data import Real
 from numpy.typing import NDArray
 from onnx_graphs import Graph, finish, images, newest_opset

@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from camcore_onnx.gradients.facts import Facts, probes, see
-from camcore_onnx.load import Loaded, load
 from camcore_onnx.ports import image_input
+from camcore_onnx.reading.load import Loaded, load
 from onnx_graphs import Graph, classifier, finish
 
 from camcore import InputError

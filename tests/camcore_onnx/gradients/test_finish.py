@@ -12,8 +12,8 @@ from camcore_onnx.gradients.facts import Facts
 from camcore_onnx.gradients.finish import can_finish, finish, places
 from camcore_onnx.gradients.pen import Pen
 from camcore_onnx.gradients.tensor import Tensor
-from camcore_onnx.load import load, serialize
-from camcore_onnx.runtime import make_session
+from camcore_onnx.reading.load import load, serialize
+from camcore_onnx.running.runtime import make_session
 from numpy.typing import NDArray
 from onnx_graphs import Graph
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from camcore_onnx.gradients.table import rule_of, rules
-from camcore_onnx.runtime import make_session
+from camcore_onnx.running.runtime import make_session
 from numpy.typing import NDArray
 from onnx_vjp import SEED, Arrays, by_differences, by_nodes
 

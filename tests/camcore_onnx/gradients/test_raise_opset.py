@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 from camcore_onnx import OnnxBackend
 from camcore_onnx.gradients.raise_opset import raised
-from camcore_onnx.load import load
+from camcore_onnx.reading.load import load
 from onnx_graphs import Graph, classifier, finish, images, run_plainly
 
 from camcore import MethodNotPossible

@@ -13,8 +13,8 @@ from camcore_onnx.gradients.facts import Facts
 from camcore_onnx.gradients.pen import Pen
 from camcore_onnx.gradients.seeds import SLOPES, Seeds, best_classes, chosen_classes, slopes
 from camcore_onnx.gradients.tensor import Tensor
-from camcore_onnx.load import load, serialize
-from camcore_onnx.runtime import make_session
+from camcore_onnx.reading.load import load, serialize
+from camcore_onnx.running.runtime import make_session
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray

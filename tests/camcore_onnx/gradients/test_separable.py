@@ -25,7 +25,7 @@ class TestMatrix:
 
     def test_is_stored_where_lengths_are_fixed(self):
         from camcore_onnx.gradients.vjp import add_vjp
-        from camcore_onnx.load import load
+        from camcore_onnx.reading.load import load
 
         inputs = {"x": noise(3, 4), "pads": np.array([0, 1, 0, 1])}
         loaded = load(node_model("Pad", inputs, wanted=["x"], opset=13, mode="edge"))

@@ -12,8 +12,8 @@ import pytest
 from camcore_onnx import OnnxBackend
 from camcore_onnx.gradients.add import add_tail_gradients
 from camcore_onnx.gradients.several import NotRepeatable, check_repeats, repeat_tail
-from camcore_onnx.load import load, serialize
-from camcore_onnx.runtime import make_session
+from camcore_onnx.reading.load import load, serialize
+from camcore_onnx.running.runtime import make_session
 from numpy.typing import NDArray
 from onnx import helper
 from onnx_graphs import Graph, finish, images

@@ -12,8 +12,8 @@ import pytest
 from camcore_onnx.gradients.facts import see
 from camcore_onnx.gradients.pen import Pen
 from camcore_onnx.gradients.tensor import Tensor, broadcast
-from camcore_onnx.load import Loaded, load
-from camcore_onnx.runtime import make_session
+from camcore_onnx.reading.load import Loaded, load
+from camcore_onnx.running.runtime import make_session
 from numpy.typing import NDArray
 from onnx import helper
 from torch_vjp import noise

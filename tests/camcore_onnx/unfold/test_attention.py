@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 from camcore_onnx.gradients.vjp import add_vjp
-from camcore_onnx.load import load
-from camcore_onnx.runtime import make_session
+from camcore_onnx.reading.load import load
+from camcore_onnx.running.runtime import make_session
 from camcore_onnx.unfold import unfold
 from onnx_vjp import SEED, node_model
 from torch_vjp import error, noise

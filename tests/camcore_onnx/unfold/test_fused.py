@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from camcore_onnx.load import load
+from camcore_onnx.reading.load import load
 from camcore_onnx.unfold import unfold
 from fused_files import (
     check_node,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from camcore_onnx.load import load, serialize
+from camcore_onnx.reading.load import load, serialize
 from camcore_onnx.unfold import unfold
 from fused_files import (
     Q,

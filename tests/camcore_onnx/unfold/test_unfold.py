@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from camcore_onnx.gradients.vjp import SEED, add_vjp
-from camcore_onnx.load import load, serialize
+from camcore_onnx.reading.load import load, serialize
 from camcore_onnx.unfold import dequantized, unfold
 from fused_files import (
     distance,

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from camcore_onnx.verify import Check
+from camcore_onnx.checking.verify import Check
 from camcore_tools import demo
 from camcore_tools.demo import measure, watch
 from camcore_tools.demo.summary import Record

@@ -7,7 +7,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from camcore_onnx.verify import Check
+from camcore_onnx.checking.verify import Check
 from camcore_tools.demo.page import Card, Page, Strip, render_page
 
 EVIL = "<script>alert('1')</script>\"&"

@@ -90,7 +90,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _need_packages() -> None:
-    from camcore_onnx.packages import need
+    from camcore_onnx.running.packages import need
 
     for package in ("torch", "onnx", "onnx_ir", "onnxruntime", "onnxscript"):
         try:

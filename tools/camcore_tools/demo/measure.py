@@ -17,7 +17,7 @@ from camcore.preprocess import preprocess
 from camcore_tools.merchandise import KINDS, PictureSet, picture_set
 
 if TYPE_CHECKING:
-    from camcore_onnx.verify import Check
+    from camcore_onnx.checking.verify import Check
     from torch import nn
 
 __all__ = [
@@ -130,7 +130,7 @@ def measure(network: nn.Module, model: Path, data: Data, *, threads: int | None 
 
 def compare(found: Explanation, expected: Explanation) -> list[Check]:
     """Scores and maps of the same pictures in ONNX Runtime and in PyTorch."""
-    from camcore_onnx.verify import Check, relative
+    from camcore_onnx.checking.verify import Check, relative
 
     total = f"{len(found)} validation pictures"
     checks = []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from camcore_tools.demo.style import STYLE
 
 if TYPE_CHECKING:
-    from camcore_onnx.verify import Check
+    from camcore_onnx.checking.verify import Check
 
 __all__ = ["Card", "Page", "Strip", "render_page"]
 

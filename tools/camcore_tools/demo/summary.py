@@ -16,8 +16,8 @@ from camcore_tools.demo.page import Card, Page, Strip
 from camcore_tools.merchandise import KINDS
 
 if TYPE_CHECKING:
+    from camcore_onnx.checking.verify import Check
     from camcore_onnx.exporting import Report
-    from camcore_onnx.verify import Check
 
     from camcore_tools.demo.watch import Trained
 

@@ -15,9 +15,9 @@ from camcore_tools.inspection.costs import methods_of
 from camcore_tools.inspection.metadata import describe_metadata, embedded
 
 if TYPE_CHECKING:
-    from camcore_onnx.census import Census
-    from camcore_onnx.compute import Compute
-    from camcore_onnx.load import Loaded
+    from camcore_onnx.counting.census import Census
+    from camcore_onnx.counting.compute import Compute
+    from camcore_onnx.reading.load import Loaded
 
 __all__ = ["Subject", "describe", "look_at"]
 
@@ -68,8 +68,8 @@ def look_at(model: Any, *, device: str = "auto", size: Sequence[int] = ()) -> Su
     loaded: Loaded | None = getattr(backend, "loaded", None)
     if backend is not None and loaded is None:
         return Subject(backend, None, size=tuple(size))
-    from camcore_onnx.census import take_census
-    from camcore_onnx.compute import count_macs, state_lengths
+    from camcore_onnx.counting.census import take_census
+    from camcore_onnx.counting.compute import count_macs, state_lengths
     from camcore_onnx.folded import state_folded
 
     recorded = None if backend is None or backend.preprocess is None else backend.preprocess.size
@@ -86,7 +86,7 @@ def look_at(model: Any, *, device: str = "auto", size: Sequence[int] = ()) -> Su
 
 
 def _loaded(model: str) -> Loaded:
-    from camcore_onnx.load import infer_shapes, load
+    from camcore_onnx.reading.load import infer_shapes, load
 
     loaded = load(model)
     infer_shapes(loaded.model)

@@ -8,7 +8,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
-from camcore_onnx.compute import look_up_lengths
+from camcore_onnx.counting.compute import look_up_lengths
 from camcore_onnx.shapes import lengths_of
 from camcore_onnx.tails import reached, sources
 from camcore_onnx.unfold.integers import whole_of

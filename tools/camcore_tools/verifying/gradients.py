@@ -30,7 +30,7 @@ def gradient_findings(file: Model, other: Model | None, options: Mapping[str, An
     MethodNotPossible
         If there is no layer that can be checked.
     """
-    from camcore_onnx.sandbox import tell
+    from camcore_onnx.checking.sandbox import tell
 
     backend: OnnxBackend = file.backend
     check, layers = _by_differences(backend, options) if other is None else _by_other(backend, other, options)
@@ -77,7 +77,7 @@ def _limits(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _images(backend: OnnxBackend, options: Mapping[str, Any]) -> Any:
     """Random images that fit."""
-    from camcore_onnx.verify import sample_inputs
+    from camcore_onnx.checking.verify import sample_inputs
 
     size, seed = options["size"], options["seed"]
     images = np.concatenate([sample_inputs(backend.input, seed=seed + i, size=size)[0] for i in range(_IMAGES)])
@@ -86,7 +86,7 @@ def _images(backend: OnnxBackend, options: Mapping[str, Any]) -> Any:
 
 def _one(check: Check, layer: str, *, usual: bool) -> Iterator[Agreement]:
     """One layer; of those that nobody asked for, one that has no gradient is left out."""
-    from camcore_onnx.sandbox import doing, tell
+    from camcore_onnx.checking.sandbox import doing, tell
 
     doing(f"checking the gradient at {layer}")
     try:

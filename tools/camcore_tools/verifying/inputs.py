@@ -146,7 +146,7 @@ def open_inputs(options: Mapping[str, Any], spec: InputSpec, explainers: Sequenc
     rule = preprocess(options["preprocess"]) if options["preprocess"] else known
     paths = find_pictures(options["images"] or [])
     if paths and rule is None:
-        from camcore_onnx.sandbox import tell
+        from camcore_onnx.checking.sandbox import tell
 
         tell({"note": "note: neither model says how pictures become its input; taking --preprocess imagenet"})
     return Inputs(spec, options["seed"], rule, paths)

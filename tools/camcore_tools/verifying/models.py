@@ -18,8 +18,8 @@ from camcore.opening import open_backend
 from camcore_tools.sources import open_model, torch_module
 
 if TYPE_CHECKING:
-    from camcore_onnx.comparing import Side
-    from camcore_onnx.sides import Opened
+    from camcore_onnx.checking.comparing import Side
+    from camcore_onnx.checking.sides import Opened
 
 __all__ = ["Model", "open_models"]
 
@@ -45,7 +45,7 @@ class Model:
     def backend(self) -> Any:
         """What explains it."""
         if not self.is_torch:
-            from camcore_onnx.sandbox import doing
+            from camcore_onnx.checking.sandbox import doing
 
             doing(f"reading {self.name}")
         return open_backend(self.source, device="cpu")
@@ -53,13 +53,13 @@ class Model:
     @cached_property
     def opened(self) -> Opened:
         """The file in a session of its own, as it is."""
-        from camcore_onnx.sides import open_side
+        from camcore_onnx.checking.sides import open_side
 
         return open_side(Path(self.source))
 
     @property
     def precision(self) -> str:
-        from camcore_onnx.sides import precision
+        from camcore_onnx.checking.sides import precision
 
         return "float32" if self.is_torch else precision(self.opened.loaded.model)
 
@@ -67,7 +67,7 @@ class Model:
     def side(self) -> Side:
         if not self.is_torch:
             return self.opened.side
-        from camcore_onnx.comparing import Side
+        from camcore_onnx.checking.comparing import Side
 
         return Side(self.name, lambda images: _named_outputs(self.source, images))
 

@@ -12,8 +12,8 @@ from camcore_tools.verifying.inputs import Inputs, common_input, open_inputs
 from camcore_tools.verifying.models import Model
 
 if TYPE_CHECKING:
-    from camcore_onnx.comparing import Comparison, Difference
-    from camcore_onnx.comparing_maps import Maps
+    from camcore_onnx.checking.comparing import Comparison, Difference
+    from camcore_onnx.checking.comparing_maps import Maps
 
 __all__ = ["output_findings"]
 
@@ -22,8 +22,8 @@ _ORDER = ("float32", "float16", "quantised")
 
 def output_findings(a: Model, b: Model, options: Mapping[str, Any]) -> dict[str, Any]:
     """How far apart the outputs and maps of A and B are."""
-    from camcore_onnx.comparing import LIMITS, compare
-    from camcore_onnx.sandbox import doing, tell
+    from camcore_onnx.checking.comparing import LIMITS, compare
+    from camcore_onnx.checking.sandbox import doing, tell
 
     coarse = max(a.precision, b.precision, key=_ORDER.index)
     rtol, atol = (
@@ -56,7 +56,7 @@ def _inputs(a: Model, b: Model, options: Mapping[str, Any]) -> Inputs:
 
 
 def _told(inputs: Inputs) -> Iterator[Any]:
-    from camcore_onnx.sandbox import tell
+    from camcore_onnx.checking.sandbox import tell
 
     for batch in inputs:
         yield batch
@@ -71,7 +71,7 @@ def _maps(
     a: Model, b: Model, options: Mapping[str, Any], inputs: Inputs, limits: tuple[float, float]
 ) -> dict[str, Any]:
     """The map inside B against the library's of A; else both explained."""
-    from camcore_onnx.comparing_maps import compare_embedded, compare_maps
+    from camcore_onnx.checking.comparing_maps import compare_embedded, compare_maps
 
     try:
         card = None if b.is_torch else b.backend.card.cam

@@ -16,7 +16,7 @@ from camcore_tools.console import note
 if TYPE_CHECKING:
     import onnx_ir as ir
     from camcore_onnx import OnnxBackend
-    from camcore_onnx.load import Loaded
+    from camcore_onnx.reading.load import Loaded
 
 __all__ = ["WebModel", "web_model"]
 
@@ -50,7 +50,7 @@ def web_model(source: Any) -> WebModel:
         If the model takes no pictures, has no such map inside, or is too large for a browser.
     """
     from camcore_onnx import OnnxBackend
-    from camcore_onnx.load import load
+    from camcore_onnx.reading.load import load
 
     backend = OnnxBackend(source, device="cpu")
     cam, channels = _checked(backend)
@@ -124,7 +124,7 @@ def _changed(loaded: Loaded, logits: ir.Value, cam: str) -> tuple[ir.Model, str]
 
 def _one_file(model: ir.Model, name: str) -> bytes:
     """The model with all its weights."""
-    from camcore_onnx.load import serialize
+    from camcore_onnx.reading.load import serialize
     from camcore_onnx.writing import take_in
 
     stored = (value.const_value for value in model.graph.initializers.values())
@@ -137,7 +137,7 @@ def _one_file(model: ir.Model, name: str) -> bytes:
 
 def _run(data: bytes, backend: OnnxBackend, cam: str, scores: str, shape: tuple[int, ...]) -> dict[str, NDArray[Any]]:
     """What it gives for nothing: shapes that the graph need not state."""
-    from camcore_onnx.runtime import make_session
+    from camcore_onnx.running.runtime import make_session
 
     spec, session = backend.input, make_session(data, device="cpu", threads=1)
     feeds = {

@@ -190,8 +190,8 @@ class TestGather:
             "{ i = ArgMax<axis = 1, keepdims = 0>(x)  y = Gather<axis = 1>(x, i) }"
         )
         from camcore_onnx.gradients.vjp import add_vjp
-        from camcore_onnx.load import load, serialize
-        from camcore_onnx.runtime import make_session
+        from camcore_onnx.reading.load import load, serialize
+        from camcore_onnx.running.runtime import make_session
 
         loaded = load(model)
         graph = loaded.model.graph

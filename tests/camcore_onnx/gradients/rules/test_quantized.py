@@ -9,7 +9,7 @@ import onnx
 import pytest
 from camcore_onnx.gradients.table import rule_of
 from camcore_onnx.gradients.vjp import SEED, add_vjp
-from camcore_onnx.load import load
+from camcore_onnx.reading.load import load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray

@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 from camcore_onnx.gradients.vjp import add_vjp
-from camcore_onnx.load import load
+from camcore_onnx.reading.load import load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx_vjp import agrees_with_differences, by_nodes, node_model

@@ -9,8 +9,8 @@ import onnx
 import pytest
 import torch
 from camcore_onnx.gradients.vjp import add_vjp
-from camcore_onnx.load import load
-from camcore_onnx.runtime import make_session
+from camcore_onnx.reading.load import load
+from camcore_onnx.running.runtime import make_session
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray

@@ -117,7 +117,7 @@ class TestReshape:
 def appended(model: onnx.ModelProto, feed: dict[str, Any], *probes: dict[str, Any]) -> list[str]:
     """The operators that a gradient consists of."""
     from camcore_onnx.gradients.vjp import add_vjp
-    from camcore_onnx.load import load
+    from camcore_onnx.reading.load import load
 
     loaded = load(model)
     graph = loaded.model.graph
