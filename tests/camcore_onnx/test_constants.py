@@ -126,7 +126,5 @@ def test_damaged_raw_data_is_an_answer():
     g.out(g.add("Identity", name), [3, 4])
     model = g.model()
     model.graph.initializer[0].raw_data = b"short"
-    loaded = load(onnx_bytes(model))
-    value = next(iter(loaded.model.graph)).inputs[0]
-    with pytest.raises(InputError, match=f"the weights '{name}' cannot be read"):
-        Constants(loaded).value(value)
+    with pytest.raises(InputError, match=f"the shape 3x4 of '{name}' means 48 bytes, and 5 are there"):
+        load(onnx_bytes(model))
