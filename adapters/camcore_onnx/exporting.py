@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -37,40 +36,13 @@ from camcore_onnx.exporting_apart import can_be_sent, export_apart
 from camcore_onnx.float16 import half_error, to_float16
 from camcore_onnx.metadata import Card, write_card
 from camcore_onnx.reading.load import Loaded, load
+from camcore_onnx.report import Report
 from camcore_onnx.second import add_second_weight
 from camcore_onnx.writing import clean, take_in, target_path, write_model
 
 __all__ = ["Report", "export"]
 
 _SINGLE, _HALF = 1e-4, 1e-2  # how far scores and maps may be from those of PyTorch, or of float32
-
-
-@dataclass
-class Report:
-    """What an export found, wrote and verified; ``cam`` tells of the map inside, where there is one."""
-
-    path: Path
-    layer: str
-    head: str
-    outputs: list[str]
-    opset: int
-    ir_version: int
-    size: int
-    checks: list[Check] = field(default_factory=list)
-    source: str = ""
-    cam: Mapping[str, Any] | None = None
-
-    @property
-    def passed(self) -> bool:
-        return all(check.passed for check in self.checks)
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dict; an infinite difference (other shapes, NaN) is None."""
-        document = asdict(self) | {"path": str(self.path), "passed": self.passed}
-        for check in document["checks"]:
-            if check["difference"] is not None and not math.isfinite(check["difference"]):
-                check["difference"] = None
-        return document
 
 
 def export(

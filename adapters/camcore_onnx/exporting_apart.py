@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,7 @@ from camcore.labels import read_labels
 from camcore.preprocess import Preprocess
 from camcore_onnx.checking.sandbox import run_apart
 from camcore_onnx.checking.verify import Check
-
-if TYPE_CHECKING:
-    from camcore_onnx.exporting import Report
+from camcore_onnx.report import Report
 
 __all__ = ["can_be_sent", "export_apart", "export_sent"]
 
@@ -47,8 +45,6 @@ def export_apart(source: Any, path: str | os.PathLike[str], **order: Any) -> Rep
     InputError
         If an argument cannot be sent there.
     """
-    from camcore_onnx.exporting import Report
-
     if not can_be_sent(order):
         raise InputError("an argument of the export is an object that cannot be sent to another process; sandbox=False")
     with tempfile.TemporaryDirectory(prefix="camcore-") as folder:

@@ -26,7 +26,7 @@ from camcore_torch.record import scores_of
 from camcore_torch.steps import array
 
 if TYPE_CHECKING:
-    from camcore_onnx.exporting import Report
+    from camcore_onnx.report import Report
 
 __all__ = ["EXPORTERS", "example_of", "export", "to_onnx"]
 

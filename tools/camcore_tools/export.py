@@ -23,7 +23,7 @@ from camcore_tools.web.command import add_web_options, export_web
 
 if TYPE_CHECKING:
     from camcore_onnx.checking.verify import Check
-    from camcore_onnx.exporting import Report
+    from camcore_onnx.report import Report
 
 SUMMARY = "write a verified ONNX file with its features or heatmap, labels and preprocessing inside"
 

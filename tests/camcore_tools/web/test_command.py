@@ -51,7 +51,7 @@ def test_as_json_and_with_the_model_kept(model: Path, tmp_path: Path, capsys: py
 def test_a_failed_check_is_status_1(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from camcore_onnx.exporting import Report
+    from camcore_onnx.report import Report
 
     monkeypatch.setattr(Report, "passed", property(lambda report: False))
     assert main(["export", str(model), "--web", str(tmp_path / "site")]) == 1

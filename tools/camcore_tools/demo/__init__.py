@@ -24,7 +24,7 @@ from camcore_tools.merchandise import KINDS
 from camcore_tools.threads import let_threads_rest
 
 if TYPE_CHECKING:
-    from camcore_onnx.exporting import Report
+    from camcore_onnx.report import Report
     from torch import nn
 
     from camcore_tools.demo.measure import Data

@@ -17,7 +17,7 @@ from camcore_tools.merchandise import KINDS
 
 if TYPE_CHECKING:
     from camcore_onnx.checking.verify import Check
-    from camcore_onnx.exporting import Report
+    from camcore_onnx.report import Report
 
     from camcore_tools.demo.watch import Trained
 

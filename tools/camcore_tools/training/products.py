@@ -16,7 +16,7 @@ from camcore_tools.training.runs import read_json
 from camcore_tools.training.watching import first_of_each_class
 
 if TYPE_CHECKING:
-    from camcore_onnx.exporting import Report
+    from camcore_onnx.report import Report
     from camcore_torch import CamRecorder
 
 __all__ = ["finish", "show"]

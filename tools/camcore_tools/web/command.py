@@ -17,7 +17,7 @@ from camcore_tools.web.ort_web import VERSION, runtime_files
 from camcore_tools.web.site import Site, check_folder, write_site
 
 if TYPE_CHECKING:
-    from camcore_onnx.exporting import Report
+    from camcore_onnx.report import Report
 
 __all__ = ["add_web_options", "export_web"]
 
