@@ -77,7 +77,7 @@ let busy = false, again = false;
 /** Explain what the source shows now; while that goes on, at most one more is kept in mind. */
 async function explain() {
   const { engine, source } = state;
-  if (!engine?.info || !source?.element) return;
+  if (!engine?.info || !source?.element || source.element.readyState < HTMLMediaElement.HAVE_CURRENT_DATA) return;
   if (busy) {
     again = true;
     return;
@@ -91,7 +91,8 @@ async function explain() {
     if (source === state.source) show(result, frame, asked);
     else frame.close();
   } catch (error) {
-    if (error.name !== "AbortError" && source === state.source) trouble(new Trouble("engine", "This cannot be explained.", error.message));
+    const missed = error.name === "AbortError" || (source.live && error.name === "InvalidStateError"); // a film that seeks
+    if (!missed && source === state.source) trouble(new Trouble("engine", "This cannot be explained.", error.message));
   }
   busy = false;
   if (again) explain();
