@@ -47,7 +47,7 @@ def agree(model: Any, path: Path, sizes: list[tuple[int, int]], levels: tuple[st
             assert relative(found.scores, out.scores) <= LIMIT, (level, n, size)
 
 
-@pytest.mark.parametrize(("name", "exporter"), pairs({(n, "torchscript") for n in TORCHVISION} | DYNAMO))
+@pytest.mark.parametrize(("name", "exporter"), pairs({(n, "torchscript") for n in TORCHVISION if n != "vgg16_gap"} | DYNAMO))
 def test_maps_and_scores_agree(name: str, exporter: Any, tmp_path: Path) -> None:
     model = network(name)
     path = tmp_path / "model.onnx"
