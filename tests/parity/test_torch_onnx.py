@@ -47,7 +47,9 @@ def agree(model: Any, path: Path, sizes: list[tuple[int, int]], levels: tuple[st
             assert relative(found.scores, out.scores) <= LIMIT, (level, n, size)
 
 
-@pytest.mark.parametrize(("name", "exporter"), pairs({(n, "torchscript") for n in TORCHVISION if n != "vgg16_gap"} | DYNAMO))
+@pytest.mark.parametrize(
+    ("name", "exporter"), pairs({(n, "torchscript") for n in TORCHVISION if n != "vgg16_gap"} | DYNAMO)
+)
 def test_maps_and_scores_agree(name: str, exporter: Any, tmp_path: Path) -> None:
     model = network(name)
     path = tmp_path / "model.onnx"
@@ -55,7 +57,8 @@ def test_maps_and_scores_agree(name: str, exporter: Any, tmp_path: Path) -> None
     assert report.passed, report.checks
     assert report.outputs == ["logits", "features"]
     assert all(module.training for module in model.modules())
-    agree(model, path, [(224, 224)], OPTIMIZATION)
+    every = exporter == "dynamo" or name == "resnet18"  # the older exporter: the two ends, but for one network
+    agree(model, path, [(224, 224)], OPTIMIZATION if every else ("disabled", "all"))
     features_output_is_what_the_map_is_made_of(path)
 
 
